@@ -1,0 +1,380 @@
+"""
+Seq2Time: a video language model for temporal grounding, on TimeChat's base.
+
+pictures → vision tower (frozen) → image Q-Former with each frame's time → video Q-Former over windows of frames →
+projector → language model.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, GenerationMixin, InstructBlipVisionModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_seq2time import Seq2TimeConfig
+from .temporal_encoders import ImageQFormer, VideoQFormer
+from .time_notation import get_notation, time_tokens
+
+
+@dataclass
+class Seq2TimeModelOutput(ModelOutput):
+    """As `BaseModelOutputWithPast`; `video_hidden_states` holds the LLM tokens of each video."""
+
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    video_hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class Seq2TimeCausalLMOutput(ModelOutput):
+    """As `CausalLMOutputWithPast`; `video_hidden_states` holds the LLM tokens of each video."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    video_hidden_states: tuple[torch.Tensor, ...] | None = None
+
+
+class Seq2TimePreTrainedModel(PreTrainedModel):
+    config: Seq2TimeConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, (ImageQFormer, VideoQFormer)):
+            init.normal_(module.query_tokens, mean=0.0, std=self.config.initializer_range)
+
+
+class Seq2TimeModel(Seq2TimePreTrainedModel):
+    """Everything but the language model's head."""
+
+    def __init__(self, config: Seq2TimeConfig):
+        super().__init__(config)
+        self.vision_tower = InstructBlipVisionModel._from_config(config.vision_config)
+        self.vision_tower.post_layernorm.eps = config.vision_post_layernorm_eps
+        self.vision_tower.requires_grad_(not config.freeze_vision)
+        self.image_qformer = ImageQFormer(config)
+        self.video_qformer = VideoQFormer(config)
+        self.projector = nn.Linear(config.video_qformer_config.hidden_size, config.text_config.hidden_size)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self.config.freeze_vision:
+            self.vision_tower.eval()
+        return self
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.FloatTensor,
+        video_frame_mask: torch.BoolTensor | None = None,
+        video_time_input_ids: torch.LongTensor | None = None,
+        video_time_attention_mask: torch.LongTensor | None = None,
+        video_picture_index: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | BaseModelOutputWithPooling:
+        r"""
+        The LLM tokens of each video in `pooler_output`, a tuple of `(tokens, hidden_size)`; the vision tower's own
+        outputs (`last_hidden_state`, `hidden_states`, `attentions`) beside them. For the arguments see `forward`.
+        """
+        index, frame_mask = self._check_frames(pixel_values_videos, video_frame_mask, video_picture_index)
+        num_videos, num_frames = frame_mask.shape
+        ragged = not frame_mask.all()
+        if index is not None:
+            pictures, index = pixel_values_videos, index[frame_mask]
+        else:
+            pictures = pixel_values_videos[frame_mask] if ragged else pixel_values_videos.flatten(0, 1)
+
+        vision_outputs = self._see(pictures, **kwargs)
+        patches = vision_outputs.last_hidden_state
+        if index is None and not ragged:
+            vision_outputs.last_hidden_state = patches.unflatten(0, (num_videos, num_frames))
+
+        time = {}
+        num_tokens = patches.new_full((num_videos,), self.config.num_query_tokens, dtype=torch.long)
+        if self.config.qformer_reads_time:
+            ids, mask = self._check_time_text(video_time_input_ids, video_time_attention_mask, frame_mask)
+            time = {"time_input_ids": ids[frame_mask], "time_attention_mask": mask[frame_mask]}
+            own_length = mask.sum(dim=-1).masked_fill(~frame_mask, 0).amax(dim=1)
+            num_tokens += own_length if self.config.time_text_padding == "video" else ids.shape[-1]
+
+        frame_tokens = self.image_qformer(patches if index is None else patches[index], **time)
+        if ragged:
+            padded = frame_tokens.new_zeros(num_videos, num_frames, *frame_tokens.shape[1:])
+            frame_tokens = padded.masked_scatter(frame_mask[:, :, None, None], frame_tokens)
+        else:
+            frame_tokens = frame_tokens.unflatten(0, (num_videos, num_frames))
+
+        token_mask = torch.arange(frame_tokens.shape[2], device=patches.device) < num_tokens[:, None]
+        windows = self.video_qformer(frame_tokens, frame_mask, token_mask)
+        vision_outputs.pooler_output = tuple(self.projector(video).flatten(0, 1) for video in windows)
+        return vision_outputs
+
+    def _see(self, pictures: torch.FloatTensor, **kwargs) -> BaseModelOutputWithPooling:
+        # `requires_grad=False` alone is not enough: TRL and PEFT hook every embedding to require gradients.
+        with torch.no_grad() if self.config.freeze_vision else nullcontext():
+            return self.vision_tower(pictures, **kwargs | {"return_dict": True})
+
+    def _check_frames(self, pixel_values_videos, frame_mask, index):
+        """Validates the frames' shapes; returns the picture index, if any, and the mask of existing frames."""
+        size = self.config.vision_config.image_size
+        expected, leading = ("(videos, frames", 2) if index is None else ("(pictures", 1)
+        shape = tuple(pixel_values_videos.shape)
+        if len(shape) != leading + 3 or shape[leading:] != (3, size, size) or 0 in shape:
+            raise ValueError(f"pixel_values_videos must have shape {expected}, 3, {size}, {size}), found {shape}")
+        if index is not None:
+            if index.ndim != 2 or index.max() >= shape[0]:
+                raise ValueError(
+                    "video_picture_index must have shape (videos, frames) and point into the "
+                    f"{shape[0]} pictures given, found shape {tuple(index.shape)} and largest index {int(index.max())}"
+                )
+            if frame_mask is None:
+                frame_mask = index >= 0
+        videos_and_frames = shape[:2] if index is None else tuple(index.shape)
+        if frame_mask is None:
+            frame_mask = torch.ones(videos_and_frames, dtype=torch.bool, device=pixel_values_videos.device)
+        frame_mask = frame_mask.bool()
+        if tuple(frame_mask.shape) != videos_and_frames:
+            raise ValueError(
+                f"video_frame_mask must have shape (videos, frames) = {videos_and_frames}, "
+                f"found {tuple(frame_mask.shape)}"
+            )
+        counts = frame_mask.sum(dim=1)
+        if (counts == 0).any() or (frame_mask.cummin(dim=1).values != frame_mask).any():
+            raise ValueError(
+                "every video needs at least one frame, and its frames must come before the padding; "
+                f"found {counts.tolist()} frames in video_frame_mask"
+            )
+        return index, frame_mask
+
+    def _check_time_text(self, ids, mask, frame_mask):
+        frames = tuple(frame_mask.shape)
+        found = None if ids is None else tuple(ids.shape)
+        if ids is None or mask is None or ids.ndim != 3 or found[:2] != frames or mask.shape != ids.shape:
+            raise ValueError(
+                "the image Q-Former reads each frame's time: video_time_input_ids and video_time_attention_mask must "
+                f"have shape (videos, frames, text) with (videos, frames) = {frames}; found "
+                f"{found} and {None if mask is None else tuple(mask.shape)}"
+            )
+        return ids, mask
+
+    def get_placeholder_mask(self, input_ids, inputs_embeds, video_features: torch.FloatTensor) -> torch.BoolTensor:
+        """Where the prompt holds video tokens, checked against the number of tokens the videos have."""
+        if input_ids is None:
+            token = torch.tensor(self.config.video_token_id, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
+        else:
+            mask = input_ids == self.config.video_token_id
+        if mask.sum() != len(video_features):
+            raise ValueError(
+                f"the videos have {len(video_features)} tokens, but the prompt holds {int(mask.sum())} video tokens "
+                f"(id {self.config.video_token_id})"
+            )
+        return mask.unsqueeze(-1).to(inputs_embeds.device)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        video_frame_mask: torch.BoolTensor | None = None,
+        video_time_input_ids: torch.LongTensor | None = None,
+        video_time_attention_mask: torch.LongTensor | None = None,
+        video_picture_index: torch.LongTensor | None = None,
+        video_metadata: list | None = None,
+        use_cache: bool | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | Seq2TimeModelOutput:
+        r"""
+        Args:
+            pixel_values_videos (`torch.FloatTensor` of shape `(videos, frames, 3, size, size)`):
+                The frames; with `video_picture_index` the unique pictures, `(pictures, 3, size, size)`.
+            video_frame_mask (`torch.BoolTensor` of shape `(videos, frames)`, *optional*):
+                Which frames exist, for videos of different lengths. All, or all with an index ≥ 0, if not given.
+            video_time_input_ids, video_time_attention_mask (`torch.LongTensor` of shape `(videos, frames, text)`):
+                Each frame's time sentence for the image Q-Former, padded on the right. Needed if it reads time.
+            video_picture_index (`torch.LongTensor` of shape `(videos, frames)`, *optional*):
+                Which picture each frame shows, so that a picture repeated in a batch passes the vision tower once.
+            video_metadata (*optional*):
+                Not read here: it travels with the processor's output so that answers can be turned into seconds.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds must be given")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+
+        video_outputs = (mm_encoder_outputs or {}).get("video")
+        if pixel_values_videos is not None:
+            if video_outputs is not None:
+                raise ValueError("pixel_values_videos and mm_encoder_outputs['video'] must not be given together")
+            video_outputs = self.get_video_features(
+                pixel_values_videos,
+                video_frame_mask=video_frame_mask,
+                video_time_input_ids=video_time_input_ids,
+                video_time_attention_mask=video_time_attention_mask,
+                video_picture_index=video_picture_index,
+                return_dict=True,
+            )
+
+        video_features = None
+        if video_outputs is not None:
+            video_features = tuple(video_outputs.pooler_output)
+            flat = torch.cat(video_features).to(inputs_embeds.device, inputs_embeds.dtype)
+            inputs_embeds = inputs_embeds.masked_scatter(
+                self.get_placeholder_mask(input_ids, inputs_embeds, flat), flat
+            )
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return Seq2TimeModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            video_hidden_states=video_features,
+        )
+
+
+class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin):
+    """Seq2Time with the language model's head: answers *when* and *what* in a notation of time."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+
+    def __init__(self, config: Seq2TimeConfig):
+        super().__init__(config)
+        self.model = Seq2TimeModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def get_video_features(self, pixel_values_videos: torch.FloatTensor, **kwargs):
+        return self.model.get_video_features(pixel_values_videos, **kwargs)
+
+    @torch.no_grad()
+    def add_time_tokens(self, tokenizer, notation: str | None = None) -> list[int]:
+        """
+        Adds the notation's own tokens to the tokenizer and the model. Each new row of the input and output embeddings
+        starts as the row of the plain text that the token stands for (`<7>` as `7`). Rows that the model has already
+        are left as they are, so that calling it again, or on a trained model, changes nothing.
+        """
+        notation = get_notation(notation or self.config.time_notation)
+        tokenizer.add_tokens(time_tokens(notation))
+        token_ids = tokenizer.convert_tokens_to_ids(list(notation.tokens))
+        if len(tokenizer) > self.config.text_config.vocab_size:
+            self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        if self.config.time_token_ids != token_ids:
+            heads = [self.get_input_embeddings(), self.get_output_embeddings()]
+            for token, token_id in zip(notation.tokens, token_ids, strict=True):
+                seed_id = _single_token(tokenizer, notation.seed_text(token))
+                for weight in {id(head.weight): head.weight for head in heads}.values():
+                    weight[token_id] = weight[seed_id]
+        self.config.time_notation, self.config.time_token_ids = notation.name, token_ids
+        return token_ids
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values_videos: torch.FloatTensor | None = None,
+        video_frame_mask: torch.BoolTensor | None = None,
+        video_time_input_ids: torch.LongTensor | None = None,
+        video_time_attention_mask: torch.LongTensor | None = None,
+        video_picture_index: torch.LongTensor | None = None,
+        video_metadata: list | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple | Seq2TimeCausalLMOutput:
+        r"""
+        As [`Seq2TimeModel.forward`], and:
+
+        Args:
+            labels (`torch.LongTensor` of shape `(batch, length)`, *optional*):
+                Targets of the language modeling loss, -100 where there is none.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            pixel_values_videos=pixel_values_videos,
+            video_frame_mask=video_frame_mask,
+            video_time_input_ids=video_time_input_ids,
+            video_time_attention_mask=video_time_attention_mask,
+            video_picture_index=video_picture_index,
+            use_cache=use_cache,
+            mm_encoder_outputs=mm_encoder_outputs,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits, labels=labels, vocab_size=self.config.text_config.vocab_size, **kwargs
+            )
+        return Seq2TimeCausalLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            video_hidden_states=outputs.video_hidden_states,
+        )
+
+
+def _single_token(tokenizer, text: str) -> int:
+    """The id of the one token that says `text`; a word-initial form counts."""
+    token_id = tokenizer.convert_tokens_to_ids(text)
+    if token_id is not None and token_id != tokenizer.unk_token_id:
+        return token_id
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    if len(ids) != 1:
+        raise ValueError(f"the tokenizer has no single token for {text!r} to start a time token from, found ids {ids}")
+    return ids[0]
+
+
+Seq2TimeModel.register_for_auto_class("AutoModel")
+Seq2TimeForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")

@@ -1,0 +1,168 @@
+"""Prompts with videos: chat template, placeholders, and each frame's time in its two places."""
+
+from transformers import BatchFeature, ProcessorMixin
+
+from .configuration_seq2time import count_video_tokens
+from .time_notation import get_notation, time_tokens
+from .video_processing_seq2time import Seq2TimeVideoMetadata, Seq2TimeVideoProcessor
+
+
+# TimeChat's LLaMA-2 prompt. Without a system message the system is one space, as in TimeChat's training.
+CHAT_TEMPLATE = """\
+{%- macro text_of(content) -%}
+{%- if content is string -%}{{ content }}{%- else -%}
+{%- for part in content -%}
+{%- if part.type == 'video' -%}<video>
+{%- elif part.type == 'text' -%}{{ part.text }}
+{%- else -%}{{ raise_exception("message content must be of type 'text' or 'video', found '" ~ part.type ~ "'") }}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+{%- if messages[0].role == 'system' -%}
+{%- set system = text_of(messages[0].content) -%}{%- set turns = messages[1:] -%}
+{%- else -%}
+{%- set system = ' ' -%}{%- set turns = messages -%}
+{%- endif -%}
+{%- for message in turns -%}
+{%- if message.role == 'user' -%}
+{{ bos_token }}{{ '[INST] ' }}{% if loop.first %}{{ '<<SYS>>\\n' ~ system ~ '\\n<</SYS>>\\n\\n' }}{% endif -%}
+{{ text_of(message.content) }}{{ ' [/INST]' }}
+{%- elif message.role == 'assistant' -%}
+{%- generation -%}{{ ' ' ~ text_of(message.content) ~ ' ' ~ eos_token }}{%- endgeneration -%}
+{%- else -%}
+{{ raise_exception("roles must be 'user' or 'assistant' after an optional first 'system', found '" ~ message.role ~ "'") }}
+{%- endif -%}
+{%- endfor -%}"""
+
+
+class Seq2TimeProcessor(ProcessorMixin):
+    r"""
+    Args:
+        video_processor (`Seq2TimeVideoProcessor`), tokenizer, qformer_tokenizer:
+            The language model's tokenizer and the image Q-Former's (BERT's, with `[DEC]`).
+        time_notation (`str`, *optional*, defaults to `"rpt"`):
+            How positions are written for the language model.
+        frame_template, sequence_template (`dict`, *optional*):
+            The sentence that the image Q-Former reads with each frame, and the one that follows the video tokens in
+            the prompt; each by unit, `"s"` for videos and `"image"` for image sequences. The notation's own if not
+            given. Fields: `position`, `time` (in the notation); `count`, `times`.
+        qformer_reads_time (`bool`, *optional*, defaults to `True`):
+            Whether the image Q-Former is given a time sentence (TimeChat) or not (Video-LLaMA).
+        window_stride, num_video_query_tokens (`int`, *optional*, defaults to 32 and 32):
+            As in the model's configuration: they say how many placeholders a video needs.
+    """
+
+    text_kwargs = {"padding_side": "left"}
+    video_token = "<video>"
+
+    def __init__(
+        self,
+        video_processor=None,
+        tokenizer=None,
+        qformer_tokenizer=None,
+        time_notation="rpt",
+        frame_template=None,
+        sequence_template=None,
+        qformer_reads_time=True,
+        window_stride=32,
+        num_video_query_tokens=32,
+        chat_template=None,
+    ):
+        notation = get_notation(time_notation)
+        self.time_notation = time_notation
+        self.frame_template = frame_template or notation.frame_template
+        self.sequence_template = sequence_template or notation.sequence_template
+        self.qformer_reads_time = qformer_reads_time
+        self.window_stride, self.num_video_query_tokens = window_stride, num_video_query_tokens
+        super().__init__(video_processor, tokenizer, qformer_tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
+        tokenizer.add_special_tokens({"extra_special_tokens": [self.video_token]}, replace_extra_special_tokens=False)
+        tokenizer.add_tokens(time_tokens(notation))
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+
+    @classmethod
+    def from_config(cls, config, tokenizer, qformer_tokenizer, **video_settings) -> "Seq2TimeProcessor":
+        """The processor that fits a model of this configuration."""
+        if tokenizer.pad_token is None:  # TimeChat pads with LLaMA's <unk>
+            tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+        side = config.vision_config.image_size
+        return cls(
+            Seq2TimeVideoProcessor(
+                size={"height": side, "width": side}, **{"num_frames": config.num_frames} | video_settings
+            ),
+            tokenizer,
+            qformer_tokenizer,
+            time_notation=config.time_notation,
+            qformer_reads_time=config.qformer_reads_time,
+            window_stride=config.window_stride,
+            num_video_query_tokens=config.num_video_query_tokens,
+        )
+
+    def __call__(self, text=None, videos=None, **kwargs) -> BatchFeature:
+        """
+        Tokenizes `text`, each `<video>` in it standing for one of `videos` (all that `Seq2TimeVideoProcessor` takes).
+        The result goes to the model as it is; its `video_metadata` turns answers into seconds.
+        """
+        kwargs.setdefault("return_metadata", True)
+        return super().__call__(text=text, videos=videos, **kwargs)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        names = ["input_ids", "attention_mask", *self.video_processor.model_input_names, "video_metadata"]
+        return names + ["video_time_input_ids", "video_time_attention_mask"] * self.qformer_reads_time
+
+    def validate_inputs(self, images=None, text=None, videos=None, audio=None, **kwargs):
+        if images is not None or audio is not None:
+            raise ValueError("Seq2Time takes text and videos; pass an image sequence as a list of images in `videos`")
+        if text is None and videos is None:
+            raise ValueError("expected `text`, `videos` or both, found neither")
+        if text is not None:
+            if not all(isinstance(sample, str) for sample in text):
+                raise ValueError(f"expected `text` to be a string or a list of strings, found {text!r:.80}")
+            placeholders = sum(sample.count(self.video_token) for sample in text)
+            given = 0 if videos is None else len(self.video_processor.flatten_videos(videos))
+            if placeholders != given:
+                raise ValueError(
+                    f"expected one {self.video_token} in the text per video, found {placeholders} for {given} videos"
+                )
+
+    def _process_videos(self, videos, **kwargs):
+        processed = self.video_processor(videos, **kwargs | {"return_metadata": True})
+        videos_metadata = processed["video_metadata"]
+        if self.qformer_reads_time:
+            processed.update(self._time_inputs(videos_metadata))
+        return processed, [self._video_text(metadata) for metadata in videos_metadata]
+
+    def _written_times(self, metadata: Seq2TimeVideoMetadata) -> tuple[str, list[str]]:
+        """The unit of a sequence, and its frames' positions in the notation."""
+        unit, length = ("image", metadata.total_num_frames) if metadata.times is None else ("s", metadata.duration)
+        notation = get_notation(self.time_notation)
+        return unit, [notation.encode(position, length, unit) for position in metadata.positions]
+
+    def _time_inputs(self, videos_metadata) -> dict[str, list]:
+        """Each frame's sentence for the image Q-Former, `(videos, frames, text)`."""
+        sentences = []
+        for metadata in videos_metadata:
+            unit, times = self._written_times(metadata)
+            template = self.frame_template[unit]
+            sentences.append([template.format(position=p, time=t) for p, t in zip(metadata.positions, times)])
+        flat = [sentence for video in sentences for sentence in video]
+        encoded = self.qformer_tokenizer(flat, padding="longest", padding_side="right")
+        num_frames, inputs = max(map(len, sentences)), {}
+        for name, absent in (("input_ids", self.qformer_tokenizer.pad_token_id), ("attention_mask", 0)):
+            rows = iter(encoded[name])
+            no_frame = [absent] * len(encoded[name][0])
+            inputs[f"video_time_{name}"] = [
+                [next(rows) for _ in video] + [no_frame] * (num_frames - len(video)) for video in sentences
+            ]
+        return inputs
+
+    def _video_text(self, metadata: Seq2TimeVideoMetadata) -> str:
+        """What a `<video>` in the prompt becomes: its placeholders and the sentence with its frames' times."""
+        unit, times = self._written_times(metadata)
+        tokens = count_video_tokens(len(times), self.window_stride, self.num_video_query_tokens)
+        sentence = self.sequence_template[unit].format(count=len(times), times=", ".join(times))
+        return f"<Video>{self.video_token * tokens}</Video> {sentence}"
+
+
+Seq2TimeProcessor.register_for_auto_class()

@@ -1,0 +1,391 @@
+"""
+Exactly the wanted frames of a video file, with their presentation timestamps.
+
+The PyAV reader demuxes the file once without decoding (the index), then decodes only the groups of pictures that hold
+a wanted frame, and of these not the H.264 packets that no other frame refers to. Every frame is identified by its
+timestamp, so it returns what a sequential decode of the whole file would return, or one error.
+"""
+
+import bisect
+import io
+import itertools
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from huggingface_hub.utils import httpx
+
+try:
+    import av
+except ImportError:  # another decoder may be installed in its place
+    av = None
+
+try:
+    import decord
+except ImportError:
+    decord = None
+
+try:
+    import torchcodec.decoders as torchcodec
+except (ImportError, RuntimeError) as error:  # RuntimeError where the system has no FFmpeg
+    torchcodec, _torchcodec_error = None, error
+
+
+class VideoDecodingError(ValueError):
+    """The file can't give the wanted frames; the message names the file, what was expected and what was found."""
+
+
+@dataclass
+class _Packet:
+    pts: int
+    is_shown: bool
+    is_key: bool
+    is_droppable: bool
+
+
+def is_video_source(source) -> bool:
+    """Whether `open_video` takes it."""
+    return isinstance(source, (str, os.PathLike, bytes, bytearray, _Reader, *_foreign_readers())) or (
+        hasattr(source, "read") and hasattr(source, "seek")
+    )
+
+
+def open_video(source, decoder: str = "pyav", size: tuple[int, int] | None = None):
+    """
+    A reader of `source` (path, URL, bytes, binary file, decord or torchcodec reader) with `num_frames`, `duration`,
+    `fps` and `read(indices)`, which returns uint8 RGB frames and their times. The decoder scales the frames to `size`
+    (height, width) if given and if it can.
+    """
+    if decoder not in READERS:
+        raise ValueError(f"unknown decoder {decoder!r}, expected one of {', '.join(map(repr, READERS))}")
+    if isinstance(source, _Reader):
+        return source
+    for reader_class, foreign in zip((DecordReader, TorchCodecReader), _foreign_readers(), strict=False):
+        if isinstance(source, foreign):
+            return reader_class(source, size)
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        answer = httpx.get(source, follow_redirects=True)
+        if answer.is_error:
+            raise VideoDecodingError(f"{source}: expected a video, the server answered {answer.status_code}")
+        source = answer.content
+    if isinstance(source, (str, os.PathLike)):
+        source = os.fspath(source)
+        if not os.path.isfile(source):
+            raise FileNotFoundError(f"{source}: there is no such video file")
+    elif isinstance(source, (bytes, bytearray)):
+        source = io.BytesIO(source)
+    return READERS[decoder](source, size)
+
+
+def _foreign_readers() -> tuple[type, ...]:
+    return (decord.VideoReader if decord else (), torchcodec.VideoDecoder if torchcodec else ())
+
+
+def _describe(source) -> str:
+    if isinstance(source, str):
+        return source
+    if hasattr(source, "read"):
+        return f"video of {source.seek(0, io.SEEK_END)} bytes in memory"
+    return type(source).__name__
+
+
+class _Reader:
+    """What all decoders share. Time is the presentation timestamp minus the first one, in seconds."""
+
+    num_frames: int
+    duration: float
+    fps: float
+
+    def __init__(self, source, size):
+        self.name, self.source, self.size = _describe(source), source, size
+        if hasattr(source, "read"):
+            source.seek(0)
+
+    def read(self, indices) -> tuple[np.ndarray, list[float]]:
+        """Frames at these places of the display order, `(frames, height, width, 3)`, and their times in seconds."""
+        indices = [int(index) for index in indices]
+        for index in indices:
+            if not 0 <= index < self.num_frames:
+                raise VideoDecodingError(
+                    f"{self.name}: frame {index} was asked for, the video has {self.num_frames} frames"
+                )
+        if not indices:
+            raise VideoDecodingError(f"{self.name}: no frame was asked for")
+        return self._read(indices)
+
+    @contextmanager
+    def _errors_named(self, doing: str):
+        try:
+            yield
+        except VideoDecodingError:
+            raise
+        except Exception as error:  # the decoders raise types of their own  # noqa: BLE001
+            raise VideoDecodingError(f"{self.name}: {doing} failed: {type(error).__name__}: {error}") from error
+
+
+class PyAVReader(_Reader):
+    def __init__(self, source, size):
+        if av is None:
+            raise ImportError("decoder 'pyav' needs the package av")
+        super().__init__(source, size)
+        with self._errors_named("reading the video's index"):
+            with self._open() as container:
+                self._index(container)
+
+    @contextmanager
+    def _open(self):
+        if not isinstance(self.source, str):
+            self.source.seek(0)
+        with av.open(self.source) as container:
+            if not container.streams.video:
+                raise VideoDecodingError(f"{self.name}: the file has no video stream")
+            yield container
+
+    def _index(self, container):
+        stream = container.streams.video[0]
+        read_packet = _h264_packet_reader(stream.codec_context)
+        self._packets, durations, broken = [], {}, None
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    self._packets.append(_Packet(packet.pts, not packet.is_discard, *read_packet(packet)))
+                    durations[packet.pts] = packet.duration
+                if packet.is_corrupt:
+                    broken = "a packet is cut off"
+        except av.FFmpegError as error:
+            broken = str(error)
+        shown = [packet.pts for packet in self._packets if packet.is_shown]
+        if not shown:
+            raise VideoDecodingError(f"{self.name}: expected a video, found no frame in it")
+        # Raw streams and some AVI files carry no usable timestamps: then frames are counted in a sequential decode.
+        self._has_timestamps = None not in shown and len(set(shown)) == len(shown)
+        average = float(stream.average_rate or stream.guessed_rate or 0)
+        if self._has_timestamps:
+            base = float(stream.time_base)
+            self._shown = sorted(shown)
+            self._times = [(pts - self._shown[0]) * base for pts in self._shown]
+            last = (durations[self._shown[-1]] or 0) * base
+        elif average:
+            self._shown = list(range(len(shown)))
+            self._times, last = [index / average for index in self._shown], 1 / average
+        else:
+            raise VideoDecodingError(f"{self.name}: the file has neither timestamps nor a frame rate")
+        if not last and len(shown) > 1:
+            last = self._times[-1] / (len(shown) - 1)
+        self.duration = self._times[-1] + (last or 1 / (average or 1))
+
+        # A file cut off behind its index still declares how many frames it had.
+        missing = max(0, stream.frames - len(self._packets))
+        if broken and not missing:
+            raise VideoDecodingError(
+                f"{self.name}: the video is damaged ({broken}) after {len(shown)} frames, and the file does not say "
+                "how many it should have"
+            )
+        self.num_frames = len(shown) + missing
+        self.duration *= self.num_frames / len(shown)
+        self.fps = average or self.num_frames / self.duration
+
+    def _read(self, indices):
+        wanted = sorted(set(indices))
+        available = len(self._shown)
+        if wanted[-1] >= available:
+            raise VideoDecodingError(
+                f"{self.name}: frame {wanted[-1]} was asked for; the file declares {self.num_frames} frames, but ends "
+                f"after {available}"
+            )
+        with self._errors_named("decoding"):
+            with self._open() as container:
+                decode = self._decode_wanted if self._has_timestamps else self._decode_counting
+                frames = decode(container, wanted)
+        missing = [index for index in wanted if index not in frames]
+        if missing:
+            raise VideoDecodingError(
+                f"{self.name}: {len(missing)} of {len(wanted)} wanted frames can't be decoded, the first is frame "
+                f"{missing[0]} at {self._times[missing[0]]:.2f} s"
+            )
+        return np.stack([frames[index] for index in indices]), [self._times[index] for index in indices]
+
+    def _decode_wanted(self, container, wanted):
+        stream = container.streams.video[0]
+        codec = stream.codec_context
+        codec.thread_count = 1  # the cheapest in CPU; workers decode in parallel
+        reformatter, frames = av.video.reformatter.VideoReformatter(), {}
+        index_of = {self._shown[index]: index for index in wanted}
+
+        def collect(decoded):
+            for frame in decoded:
+                if (index := index_of.get(frame.pts)) is not None:
+                    if frame.is_corrupt:
+                        raise VideoDecodingError(f"{self.name}: frame {index} is damaged")
+                    frames[index] = self._to_rgb(reformatter, frame)
+
+        place_of = {packet.pts: place for place, packet in enumerate(self._packets)}
+        for start, stop in self._segments(sorted(place_of[pts] for pts in index_of)):
+            codec.flush_buffers()
+            for packet in self._packets_between(container, stream, start, stop, place_of):
+                if packet.pts in index_of or not self._packets[place_of[packet.pts]].is_droppable:
+                    collect(codec.decode(packet))
+            collect(codec.decode(None))
+        return frames
+
+    def _packets_between(self, container, stream, start, stop, place_of):
+        """The packets from place `start` to `stop`, matched by their timestamps: seeking may land before `start`."""
+        container.seek(self._packets[start].pts, stream=stream, backward=True)
+        place = -1
+        for packet in container.demux(stream):
+            place = place_of.get(packet.pts, -1) if packet.size else -1
+            if start <= place:
+                break
+        if place != start:  # or past it, in containers without an index
+            with self._open() as rewound:
+                packets = (packet for packet in rewound.demux(rewound.streams.video[0]) if packet.size)
+                yield from itertools.islice(packets, start, stop + 1)
+            return
+        yield packet
+        for packet in container.demux(stream):
+            if place == stop:
+                return
+            if packet.size:
+                place += 1
+                yield packet
+
+    def _segments(self, places):
+        """Spans of packets to decode, each from a key frame to the last wanted frame that depends on it."""
+        keys = [place for place, packet in enumerate(self._packets) if packet.is_key]
+        segments = []
+        for place in places:
+            key = bisect.bisect_right(keys, place) - 1
+            # A frame shown before its key frame refers to the group before as well.
+            while key > 0 and self._packets[keys[key]].pts > self._packets[place].pts:
+                key -= 1
+            start = keys[max(key, 0)] if keys else 0
+            if segments and (segments[-1][0] == start or segments[-1][1] >= start):
+                segments[-1][1] = max(segments[-1][1], place)
+                segments[-1][0] = min(segments[-1][0], start)
+            else:
+                segments.append([start, place])
+        return segments
+
+    def _decode_counting(self, container, wanted):
+        reformatter, frames = av.video.reformatter.VideoReformatter(), {}
+        for index, frame in enumerate(container.decode(video=0)):
+            if index in wanted:
+                frames[index] = self._to_rgb(reformatter, frame)
+            if index == wanted[-1]:
+                break
+        return frames
+
+    def _to_rgb(self, reformatter, frame):
+        height, width = self.size or (frame.height, frame.width)
+        return reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
+
+
+class DecordReader(_Reader):
+    """decord as asked for. It returns wrong frames for HEVC with open groups of pictures, so it isn't the default."""
+
+    def __init__(self, source, size):
+        if decord is None:
+            raise ImportError("decoder 'decord' needs the package decord, which has wheels for few platforms")
+        super().__init__(source, size)
+        height, width = size or (-1, -1)
+        with self._errors_named("opening with decord"):
+            if isinstance(source, decord.VideoReader):
+                self._reader = source
+            else:
+                self._reader = decord.VideoReader(source, width=width, height=height, num_threads=1)
+            spans = self._reader.get_frame_timestamp(list(range(len(self._reader)))).astype(float)
+        self._times = (spans[:, 0] - spans[0, 0]).tolist()
+        self.num_frames, self.fps = len(spans), float(self._reader.get_avg_fps())
+        self.duration = float(spans[-1, 1] - spans[0, 0])
+
+    def _read(self, indices):
+        with self._errors_named("decoding with decord"):
+            frames = self._reader.get_batch(indices).asnumpy()
+        return frames, [self._times[index] for index in indices]
+
+
+class TorchCodecReader(_Reader):
+    """torchcodec in its exact seek mode (the approximate one returned wrong frames for variable frame rates)."""
+
+    def __init__(self, source, size):
+        if torchcodec is None:
+            raise ImportError(f"decoder 'torchcodec' can't be loaded: {_torchcodec_error}")
+        super().__init__(source, size)
+        with self._errors_named("opening with torchcodec"):
+            if isinstance(source, torchcodec.VideoDecoder):
+                self._reader = source
+            else:
+                self._reader = torchcodec.VideoDecoder(source, seek_mode="exact")
+        metadata = self._reader.metadata
+        self._start = float(metadata.begin_stream_seconds)
+        self.num_frames, self.fps = metadata.num_frames, float(metadata.average_fps)
+        self.duration = float(metadata.end_stream_seconds) - self._start
+
+    def _read(self, indices):
+        with self._errors_named("decoding with torchcodec"):
+            batch = self._reader.get_frames_at(indices)
+        frames = batch.data if batch.data.shape[-1] == 3 else batch.data.permute(0, 2, 3, 1)
+        return frames.cpu().numpy(), (batch.pts_seconds - self._start).tolist()
+
+
+READERS = {"pyav": PyAVReader, "decord": DecordReader, "torchcodec": TorchCodecReader}
+
+
+def _h264_packet_reader(codec):
+    """
+    For an H.264 packet: whether decoding may start at it, given that the container calls it a key frame, and whether
+    it can be dropped, because no other picture refers to it (`nal_ref_idc` 0). Other codecs: the container's word.
+    """
+    if codec.name != "h264":
+        return lambda packet: (packet.is_keyframe, False)
+    extradata = codec.extradata or b""
+    length_size = (extradata[4] & 3) + 1 if extradata[:1] == b"\x01" else 0
+
+    def read(packet):
+        is_key, data = packet.is_keyframe, memoryview(packet)
+        for start, stop in _nal_units(data, length_size):
+            kind = data[start] & 31 if start < min(stop, len(data)) else 0
+            if kind == 6 and is_key:
+                is_key = not _recovers_gradually(bytes(data[start + 1 : stop]))
+            if kind in (1, 5):  # a coded slice
+                return is_key, data[start] >> 5 & 3 == 0
+        return is_key, False
+
+    return read
+
+
+def _recovers_gradually(messages: bytes) -> bool:
+    """Whether a supplemental message announces a recovery point that is exact only some frames later."""
+    place = 0
+    while place + 2 < len(messages):
+        header = []
+        for _ in ("type", "size"):
+            value = 0
+            while place < len(messages) and messages[place] == 255:
+                value, place = value + 255, place + 1
+            if place >= len(messages):
+                return False
+            header.append(value + messages[place])
+            place += 1
+        if header[0] == 6 and place < len(messages):
+            return messages[place] < 128  # recovery_frame_cnt in Exp-Golomb code: a leading 1 is zero frames
+        place += header[1]
+    return False
+
+
+def _nal_units(data, length_size):
+    """Spans of the NAL units in a packet: length-prefixed as in MP4, or behind start codes as in a raw stream."""
+    if length_size:
+        place = 0
+        while place + length_size < len(data):
+            size = int.from_bytes(data[place : place + length_size], "big")
+            yield place + length_size, place + length_size + size
+            place += length_size + size
+    else:
+        data = bytes(data)
+        place = data.find(b"\0\0\1")
+        while place >= 0:
+            following = data.find(b"\0\0\1", place + 3)
+            yield place + 3, len(data) if following < 0 else following
+            place = following
