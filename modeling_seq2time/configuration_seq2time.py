@@ -37,13 +37,12 @@ _LLAMA_2_7B = {
 }
 # 30522 BERT words + [DEC]; no padding row, because TimeChat trains it like any other.
 _BERT_QFORMER = {"vocab_size": 30523, "pad_token_id": None}
-_VIDEO_QFORMER = {"num_hidden_layers": 2, "cross_attention_frequency": 1}
 
 PRESETS = {
     "timechat": {
         "vision_config": _EVA_VIT_G,
         "qformer_config": {"model_type": "instructblip_qformer", **_BERT_QFORMER},
-        "video_qformer_config": _VIDEO_QFORMER,
+        "video_qformer_config": {},
         "text_config": _LLAMA_2_7B,
         "window_size": 32,
         "window_stride": 32,
@@ -51,7 +50,7 @@ PRESETS = {
     "video_llama": {
         "vision_config": _EVA_VIT_G,
         "qformer_config": {"model_type": "blip_2_qformer", **_BERT_QFORMER},
-        "video_qformer_config": _VIDEO_QFORMER,
+        "video_qformer_config": {},
         "text_config": _LLAMA_2_7B,
         "window_size": 0,
         "window_stride": 0,
@@ -66,6 +65,18 @@ def count_video_tokens(num_frames: int, window_stride: int, tokens_per_window: i
 
 
 @strict
+class Seq2TimeVideoQFormerConfig(Blip2QFormerConfig):
+    """BLIP-2's Q-Former over a window of frames; a class of its own so that it is read from its own key."""
+
+    model_type = "seq2time_video_qformer"
+    base_config_key = "video_qformer_config"
+
+    num_hidden_layers: int = 2
+    cross_attention_frequency: int = 1
+    encoder_hidden_size: int = 768
+
+
+@strict
 class Seq2TimeConfig(PreTrainedConfig):
     r"""
     Args:
@@ -74,7 +85,7 @@ class Seq2TimeConfig(PreTrainedConfig):
         qformer_config (`InstructBlipQFormerConfig`, `Blip2QFormerConfig` or dict):
             The image Q-Former. `model_type="instructblip_qformer"` reads each frame's time sentence (TimeChat),
             `"blip_2_qformer"` reads no text (Video-LLaMA).
-        video_qformer_config (`Blip2QFormerConfig` or dict):
+        video_qformer_config (`Seq2TimeVideoQFormerConfig` or dict):
             The video Q-Former that turns a window of frames into LLM tokens.
         text_config (`PreTrainedConfig` or dict):
             Any language model of `AutoModelForCausalLM`.
@@ -105,7 +116,7 @@ class Seq2TimeConfig(PreTrainedConfig):
     sub_configs_defaults = {
         "vision_config": InstructBlipVisionConfig,
         "qformer_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_qformer"),
-        "video_qformer_config": Blip2QFormerConfig,
+        "video_qformer_config": Seq2TimeVideoQFormerConfig,
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }
 

@@ -70,13 +70,14 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
 
     def __init__(self, config: Seq2TimeConfig):
         super().__init__(config)
+        # Trained parts first: gradient checkpointing is judged by the first layer that has it.
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.projector = nn.Linear(config.video_qformer_config.hidden_size, config.text_config.hidden_size)
+        self.video_qformer = VideoQFormer(config)
+        self.image_qformer = ImageQFormer(config)
         self.vision_tower = InstructBlipVisionModel._from_config(config.vision_config)
         self.vision_tower.post_layernorm.eps = config.vision_post_layernorm_eps
         self.vision_tower.requires_grad_(not config.freeze_vision)
-        self.image_qformer = ImageQFormer(config)
-        self.video_qformer = VideoQFormer(config)
-        self.projector = nn.Linear(config.video_qformer_config.hidden_size, config.text_config.hidden_size)
-        self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
     def train(self, mode: bool = True):
@@ -272,6 +273,7 @@ class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin)
     """Seq2Time with the language model's head: answers *when* and *what* in a notation of time."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: Seq2TimeConfig):
         super().__init__(config)

@@ -70,6 +70,7 @@ class Seq2TimeProcessor(ProcessorMixin):
         chat_template=None,
     ):
         notation = get_notation(time_notation)
+        self.auto_map = {"AutoProcessor": "processing_seq2time.Seq2TimeProcessor"}
         self.time_notation = time_notation
         self.frame_template = frame_template or notation.frame_template
         self.sequence_template = sequence_template or notation.sequence_template

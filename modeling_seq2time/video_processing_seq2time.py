@@ -83,6 +83,7 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
     image_mean = OPENAI_CLIP_MEAN
     image_std = OPENAI_CLIP_STD
     size = {"height": 224, "width": 224}
+    default_to_square = False
     do_resize = True
     do_rescale = True
     do_normalize = True
@@ -98,6 +99,11 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
 
     def __init__(self, **kwargs: Unpack[Seq2TimeVideoProcessorKwargs]):
         super().__init__(**kwargs)
+        # Saving adds these; having them from the start keeps a saved and a fresh processor equal.
+        self.auto_map = {
+            "AutoProcessor": "processing_seq2time.Seq2TimeProcessor",
+            "AutoVideoProcessor": "video_processing_seq2time.Seq2TimeVideoProcessor",
+        }
 
     def preprocess(self, videos, **kwargs: Unpack[Seq2TimeVideoProcessorKwargs]) -> BatchFeature:
         """
@@ -144,6 +150,13 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
             total, fps, duration = reader.num_frames, reader.fps, known.get("duration") or reader.duration
         else:
             reader, total, fps, duration = None, len(video), known.get("fps"), known.get("duration")
+            if isinstance(video, (list, tuple)) and isinstance(video[0], (str, os.PathLike)):
+                if kwargs.get("do_sample_frames"):
+                    # transformers' words for what no video processor does: files of images are the chosen frames
+                    raise ValueError(
+                        "Sampling frames from a list of images is not supported! Set `do_sample_frames=False`."
+                    )
+                settings["do_sample_frames"] = False
             wanted = kwargs.get("num_frames") or 0
             if settings["do_sample_frames"] and not isinstance(video, (list, tuple)) and wanted > total:
                 raise ValueError(f"num_frames={wanted} frames were asked for of an array that has {total}")
