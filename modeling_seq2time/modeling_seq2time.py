@@ -16,12 +16,12 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, find_adapter_config_file, is_peft_available
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_seq2time import Seq2TimeConfig
 from .temporal_encoders import ImageQFormer, VideoQFormer
-from .time_notation import get_notation, time_tokens
+from .time_notation import get_notation, seed_ids, time_tokens
 
 
 @dataclass
@@ -58,6 +58,15 @@ class Seq2TimePreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        if not is_peft_available() and find_adapter_config_file(pretrained_model_name_or_path):
+            raise ImportError(
+                f"{pretrained_model_name_or_path} keeps its LoRA weights as a PEFT adapter, which would be lost without "
+                "the package peft: install it, or merge the adapter first"
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
@@ -82,8 +91,8 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
 
     def train(self, mode: bool = True):
         super().train(mode)
-        if self.config.freeze_vision:
-            self.vision_tower.eval()
+        if self.config.freeze_vision:  # loading replaces the parameters, and with them their flags
+            self.vision_tower.requires_grad_(False).eval()
         return self
 
     @can_return_tuple
@@ -300,11 +309,9 @@ class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin)
         if len(tokenizer) > self.config.text_config.vocab_size:
             self.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         if self.config.time_token_ids != token_ids:
-            heads = [self.get_input_embeddings(), self.get_output_embeddings()]
-            for token, token_id in zip(notation.tokens, token_ids, strict=True):
-                seed_id = _single_token(tokenizer, notation.seed_text(token))
-                for weight in {id(head.weight): head.weight for head in heads}.values():
-                    weight[token_id] = weight[seed_id]
+            seeds = seed_ids(notation, tokenizer)
+            for embedding in (self.get_input_embeddings(), self.get_output_embeddings()):
+                embedding.weight[token_ids] = embedding.weight[seeds]
         self.config.time_notation, self.config.time_token_ids = notation.name, token_ids
         return token_ids
 
@@ -365,17 +372,6 @@ class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin)
             attentions=outputs.attentions,
             video_hidden_states=outputs.video_hidden_states,
         )
-
-
-def _single_token(tokenizer, text: str) -> int:
-    """The id of the one token that says `text`; a word-initial form counts."""
-    token_id = tokenizer.convert_tokens_to_ids(text)
-    if token_id is not None and token_id != tokenizer.unk_token_id:
-        return token_id
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    if len(ids) != 1:
-        raise ValueError(f"the tokenizer has no single token for {text!r} to start a time token from, found ids {ids}")
-    return ids[0]
 
 
 Seq2TimeModel.register_for_auto_class("AutoModel")

@@ -13,6 +13,7 @@ class RelativePositionTokens:
 
     name = "rpt"
     tokens = tuple(f"<{digit}>" for digit in range(10))
+    seeds = tuple(str(digit) for digit in range(10))  # the plain text whose embedding each token starts from
 
     # The BERT vocabulary of the image Q-Former gains no tokens: its sentence carries the decimal (inferred, the paper
     # is silent). One template serves videos and image sequences alike.
@@ -25,16 +26,12 @@ class RelativePositionTokens:
     def decode(self, text: str, length: float | None = None) -> list[float]:
         return [int(re.sub("[<>]", "", time)) / 10_000 for time in re.findall(r"(?:<\d>){4}", text)]
 
-    def seed_text(self, token: str) -> str:
-        """The plain text whose embedding a new token starts from."""
-        return token.strip("<>")
-
 
 class TextTime:
     """TimeChat's notation, "without RPT": seconds with one decimal, or the plain index of an image."""
 
     name = "text"
-    tokens = ()
+    tokens = seeds = ()
 
     frame_template = {"s": "This frame is sampled at {time} second.", "image": "This frame is number {time}."}
     sequence_template = {
@@ -63,6 +60,20 @@ def get_notation(name: str):
 def time_tokens(notation) -> list[AddedToken]:
     """The notation's tokens for a tokenizer. Not special ones: those vanish from decoded answers."""
     return [AddedToken(token, special=False, normalized=False) for token in notation.tokens]
+
+
+def seed_ids(notation, tokenizer) -> list[int]:
+    """For each of the notation's tokens the id of the plain token whose embedding it starts from."""
+    ids = []
+    for text in notation.seeds:
+        token_id = tokenizer.convert_tokens_to_ids(text)
+        if token_id is None or token_id == tokenizer.unk_token_id:
+            pieces = tokenizer.encode(text, add_special_tokens=False)
+            if len(pieces) != 1:
+                raise ValueError(f"the tokenizer has no single token for {text!r} to start a time token from: {pieces}")
+            token_id = pieces[0]
+        ids.append(token_id)
+    return ids
 
 
 def _fraction(position: float) -> float:
