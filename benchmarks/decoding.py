@@ -19,6 +19,7 @@ from tqdm import tqdm
 from modeling_seq2time.video_decoding import open_video
 from modeling_seq2time.video_processing_seq2time import uniform_indices
 
+
 FPS, SIZE = 30, (360, 480)
 OPTIONS = {"preset": "medium", "crf": "23", "x264-params": "keyint=250:bframes=3:b-pyramid=normal:b-adapt=1:threads=2"}
 

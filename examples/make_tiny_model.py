@@ -15,6 +15,7 @@ from transformers import BertTokenizer, PreTrainedTokenizerFast
 from modeling_seq2time import Seq2TimeConfig, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
 from modeling_seq2time.configuration_seq2time import PRESETS
 
+
 CORPUS = [
     "[INST] <<SYS>>\n \n<</SYS>>\n\n<Video></Video> The video contains 96 frames sampled at 0.0, 1.5, 12.3 seconds.",
     "Detect and report the start and end timestamps of the video segment that matches the query. [/INST]",
@@ -77,7 +78,6 @@ def make_tiny_model(preset: str, seed: int = 0, **overrides):
     torch.manual_seed(seed)
     model = Seq2TimeForConditionalGeneration(config).eval()
     model.add_time_tokens(processor.tokenizer)
-    model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     return model, processor
 
 

@@ -11,6 +11,7 @@ from transformers.models.auto import AutoConfig
 
 from .time_notation import get_notation
 
+
 # TimeChat-7B and Video-LLaMA-7B share every dimension; they differ in what the image Q-Former reads and in windows.
 _EVA_VIT_G = {
     "hidden_size": 1408,

@@ -28,6 +28,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 from . import Seq2TimeConfig, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
 from .time_notation import get_notation, seed_ids
 
+
 # What tensors cannot tell, at TimeChat-7B's values; `--config` overrides it.
 TIMECHAT_7B = {
     "window_size": 32,
@@ -77,6 +78,13 @@ class Weights:
                 raise ValueError(f"{path}: expected tensors (or a 'model' entry with tensors), found {wrong!r} in it")
             self.shapes = {key: tuple(value.shape) for key, value in self._tensors.items()}
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor that must be there, under this name or a longer one that ends in it."""
+        found = next((shape for key, shape in self.shapes.items() if key == name or key.endswith(f".{name}")), None)
+        if found is None:
+            raise ValueError(f"{self.path}: expected a tensor {name!r}, found {len(self.shapes)} others")
+        return found
+
     def __getitem__(self, key: str) -> torch.Tensor:
         return self._file.get_tensor(key) if self._file is not None else self._tensors[key]
 
@@ -108,7 +116,9 @@ class Plan:
         self.report[weights.path.name][key] = "unexpected"
 
     def keys_that_are(self, fate: str) -> list[str]:
-        return [f"{file}: {key}" for file, keys in self.report.items() for key, is_ in keys.items() if is_.startswith(fate)]
+        return [
+            f"{file}: {key}" for file, keys in self.report.items() for key, is_ in keys.items() if is_.startswith(fate)
+        ]
 
 
 def plan_vision(plan: Plan, eva: Weights, depth: int, image_size: int, patch_size: int):
@@ -128,7 +138,9 @@ def plan_vision(plan: Plan, eva: Weights, depth: int, image_size: int, patch_siz
             bias = lambda start=start: torch.cat(  # noqa: E731 (EVA has no bias of the keys)
                 [eva[start + "q_bias"], torch.zeros_like(eva[start + "q_bias"]), eva[start + "v_bias"]]
             )
-            plan.use(eva, key, new.replace(".attn.q_bias", ".self_attn.qkv.bias").replace("blocks", "encoder.layers"), bias)
+            plan.use(
+                eva, key, new.replace(".attn.q_bias", ".self_attn.qkv.bias").replace("blocks", "encoder.layers"), bias
+            )
         elif old.endswith(".attn.v_bias"):
             plan.report[eva.path.name][key] = "used: with q_bias"
         elif old == "pos_embed":
@@ -232,25 +244,23 @@ def _resize_patches(table: torch.Tensor, side: int) -> torch.Tensor:
 
 def read_config(files: dict, llama: Path, given: dict, time_notation: str) -> Seq2TimeConfig:
     """Sizes from the tensors, what they cannot tell from `given` or TimeChat-7B."""
-    told = {key: value | given.get(key, {}) if isinstance(value, dict) else given.get(key, value)
-            for key, value in TIMECHAT_7B.items()}  # fmt: skip
-    checkpoint, eva, blip = (files[name].shapes for name in ("checkpoint", "eva", "instructblip"))
-    patch = next(shape for key, shape in eva.items() if key.endswith("patch_embed.proj.weight"))
-    positions = next(shape for key, shape in eva.items() if key.endswith("pos_embed"))
-    mlp = next(shape for key, shape in eva.items() if key.endswith("blocks.0.mlp.fc1.weight"))
-    image_qformer = checkpoint if "query_tokens" in checkpoint else blip
-    reads_time = given.get("qformer_text_input", "Qformer.bert.embeddings.word_embeddings.weight" in checkpoint)
-    table = checkpoint["video_frame_position_embedding.weight"]
-    max_positions = given.get("max_frame_pos", table[0])
+    told = {
+        key: value | given.get(key, {}) if isinstance(value, dict) else given.get(key, value)
+        for key, value in TIMECHAT_7B.items()
+    }
+    checkpoint, eva, blip = (files[name] for name in ("checkpoint", "eva", "instructblip"))
+    patch, positions = eva.shape("patch_embed.proj.weight"), eva.shape("pos_embed")
+    image_qformer = checkpoint if "query_tokens" in checkpoint.shapes else blip
+    words = image_qformer.shapes.get("Qformer.bert.embeddings.word_embeddings.weight")
+    places = image_qformer.shapes.get("Qformer.bert.embeddings.position_embeddings.weight")
+    reads_time = given.get("qformer_text_input", image_qformer is checkpoint and words is not None)
+    max_positions = given.get("max_frame_pos", checkpoint.shape("video_frame_position_embedding.weight")[0])
     # The EVA file holds one block more than BLIP's ViT runs.
-    blocks = {int(match[1]) for key in eva if (match := re.search(r"blocks\.(\d+)\.", key))}
-    words = image_qformer.get("Qformer.bert.embeddings.word_embeddings.weight")
-    vocabulary = {"vocab_size": words[0]} if words else {}
-    places = image_qformer.get("Qformer.bert.embeddings.position_embeddings.weight")
+    blocks = {int(match[1]) for key in eva.shapes if (match := re.search(r"blocks\.(\d+)\.", key))}
     return Seq2TimeConfig(
         vision_config={
             "hidden_size": patch[0],
-            "intermediate_size": mlp[0],
+            "intermediate_size": eva.shape("blocks.0.mlp.fc1.weight")[0],
             "num_hidden_layers": told["vit"].get("depth", min(len(blocks), 39)),
             "num_attention_heads": told["vit"]["num_heads"],
             "patch_size": patch[2],
@@ -258,10 +268,13 @@ def read_config(files: dict, llama: Path, given: dict, time_notation: str) -> Se
             "layer_norm_eps": told["vit"]["eps_blocks"],
         },
         vision_post_layernorm_eps=told["vit"]["eps_ln_vision"],
-        qformer_config={"model_type": "instructblip_qformer" if reads_time else "blip_2_qformer"}
-        | _qformer_sizes(image_qformer, "Qformer.bert.", told["qformer"])
-        | vocabulary
-        | {"max_position_embeddings": places[0] if places else 512, "pad_token_id": None},
+        qformer_config={
+            "model_type": "instructblip_qformer" if reads_time else "blip_2_qformer",
+            "pad_token_id": None,
+            **_qformer_sizes(image_qformer, "Qformer.bert.", told["qformer"]),
+            **({"vocab_size": words[0]} if words else {}),
+            **({"max_position_embeddings": places[0]} if places else {}),
+        },
         video_qformer_config=_qformer_sizes(checkpoint, "video_Qformer.bert.", told["video_qformer"]),
         text_config=AutoConfig.from_pretrained(llama),
         time_notation=time_notation,
@@ -269,18 +282,18 @@ def read_config(files: dict, llama: Path, given: dict, time_notation: str) -> Se
         max_frame_positions=max_positions,
         window_size=told["window_size"] or 0,
         window_stride=told["stride"] or 0,
-        num_query_tokens=image_qformer["query_tokens"][1],
-        num_video_query_tokens=checkpoint["video_query_tokens"][1],
+        num_query_tokens=image_qformer.shape("query_tokens")[1],
+        num_video_query_tokens=checkpoint.shape("video_query_tokens")[1],
     )
 
 
-def _qformer_sizes(shapes: dict, prefix: str, told: dict) -> dict:
-    layers = {int(match[1]) for key in shapes if (match := re.match(re.escape(prefix) + r"encoder\.layer\.(\d+)\.", key))}
-    first = shapes[f"{prefix}encoder.layer.0.intermediate_query.dense.weight"]
+def _qformer_sizes(weights: Weights, prefix: str, told: dict) -> dict:
+    layer = re.compile(re.escape(prefix) + r"encoder\.layer\.(\d+)\.")
+    first = weights.shape(f"{prefix}encoder.layer.0.intermediate_query.dense.weight")
     return {
         "hidden_size": first[1],
         "intermediate_size": first[0],
-        "num_hidden_layers": len(layers),
+        "num_hidden_layers": len({match[1] for key in weights.shapes if (match := layer.match(key))}),
         "num_attention_heads": told["num_attention_heads"],
         "layer_norm_eps": told["layer_norm_eps"],
         "cross_attention_frequency": told["cross_attention_freq"],
@@ -431,7 +444,9 @@ def convert(args) -> None:
     writer.close()
     if plan.lora and not args.merge_lora:
         targets = sorted({module.rsplit(".", 1)[1] for module, _ in plan.lora})
-        adapter = {f"base_model.model.{module}.lora_{side}.weight": make() for (module, side), make in plan.lora.items()}
+        adapter = {
+            f"base_model.model.{module}.lora_{side}.weight": make() for (module, side), make in plan.lora.items()
+        }
         save_file(adapter, partial / "adapter_model.safetensors", metadata={"format": "pt"})
         settings = lora_config(plan, alpha, targets)
         (partial / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
@@ -458,14 +473,20 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="what TimeChat or Video-LLaMA saved")
     parser.add_argument("--eva", type=Path, required=True, help="EVA ViT-g (eva_vit_g.pth)")
-    parser.add_argument("--instructblip", type=Path, required=True, help="InstructBLIP's file; BLIP-2's for Video-LLaMA")
+    parser.add_argument(
+        "--instructblip", type=Path, required=True, help="InstructBLIP's file; BLIP-2's for Video-LLaMA"
+    )
     parser.add_argument("--llama", type=Path, required=True, help="Hugging Face folder of the language model")
     parser.add_argument("--bert", type=Path, required=True, help="folder with BERT's vocabulary")
-    parser.add_argument("--config", type=Path, help="JSON with what tensors cannot tell; TimeChat-7B's values if absent")
+    parser.add_argument(
+        "--config", type=Path, help="JSON with what tensors cannot tell; TimeChat-7B's values if absent"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--merge-lora", action="store_true", help="add the LoRA update to the language model's weights")
     parser.add_argument("--allow-incomplete", action="store_true", help="write even if tensors are missing")
-    parser.add_argument("--time-notation", default="text", help="'text', which TimeChat speaks, or 'rpt' to train Seq2Time")
+    parser.add_argument(
+        "--time-notation", default="text", help="'text', which TimeChat speaks, or 'rpt' to train Seq2Time"
+    )
     parser.add_argument("--max-shard-size", type=float, default=2.0, help="in GB")
     args = parser.parse_args()
     try:

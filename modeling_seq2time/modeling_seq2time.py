@@ -62,8 +62,8 @@ class Seq2TimePreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         if not is_peft_available() and find_adapter_config_file(pretrained_model_name_or_path):
             raise ImportError(
-                f"{pretrained_model_name_or_path} keeps its LoRA weights as a PEFT adapter, which would be lost without "
-                "the package peft: install it, or merge the adapter first"
+                f"{pretrained_model_name_or_path} keeps its LoRA weights as a PEFT adapter, which would be lost "
+                "without the package peft: install it, or merge the adapter first"
             )
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -288,6 +288,7 @@ class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin)
         super().__init__(config)
         self.model = Seq2TimeModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.generation_config.suppress_tokens = [config.video_token_id]  # a placeholder is no answer
         self.post_init()
 
     def get_output_embeddings(self) -> nn.Module:

@@ -31,7 +31,7 @@ CHAT_TEMPLATE = """\
 {%- elif message.role == 'assistant' -%}
 {%- generation -%}{{ ' ' ~ text_of(message.content) ~ ' ' ~ eos_token }}{%- endgeneration -%}
 {%- else -%}
-{{ raise_exception("roles must be 'user' or 'assistant' after an optional first 'system', found '" ~ message.role ~ "'") }}
+{{ raise_exception("roles must be 'user' or 'assistant' after a first 'system', found '" ~ message.role ~ "'") }}
 {%- endif -%}
 {%- endfor -%}"""
 
@@ -146,7 +146,9 @@ class Seq2TimeProcessor(ProcessorMixin):
         for metadata in videos_metadata:
             unit, times = self._written_times(metadata)
             template = self.frame_template[unit]
-            sentences.append([template.format(position=p, time=t) for p, t in zip(metadata.positions, times)])
+            sentences.append(
+                [template.format(position=p, time=t) for p, t in zip(metadata.positions, times, strict=True)]
+            )
         flat = [sentence for video in sentences for sentence in video]
         encoded = self.qformer_tokenizer(flat, padding="longest", padding_side="right")
         num_frames, inputs = max(map(len, sentences)), {}
@@ -164,6 +166,11 @@ class Seq2TimeProcessor(ProcessorMixin):
         tokens = count_video_tokens(len(times), self.window_stride, self.num_video_query_tokens)
         sentence = self.sequence_template[unit].format(count=len(times), times=", ".join(times))
         return f"<Video>{self.video_token * tokens}</Video> {sentence}"
+
+    def times_in(self, answer: str, metadata: Seq2TimeVideoMetadata) -> list[float]:
+        """The times that an answer names: seconds of a video, places (from 1) of an image sequence."""
+        length = metadata.total_num_frames if metadata.times is None else metadata.duration
+        return [position * length for position in get_notation(self.time_notation).decode(answer, length)]
 
 
 Seq2TimeProcessor.register_for_auto_class()

@@ -17,8 +17,8 @@ class RelativePositionTokens:
 
     # The BERT vocabulary of the image Q-Former gains no tokens: its sentence carries the decimal (inferred, the paper
     # is silent). One template serves videos and image sequences alike.
-    frame_template = {unit: "This frame is at position {position:.4f}." for unit in ("s", "image")}
-    sequence_template = {unit: "The video contains {count} frames sampled at {times}. " for unit in ("s", "image")}
+    frame_template = dict.fromkeys(("s", "image"), "This frame is at position {position:.4f}.")
+    sequence_template = dict.fromkeys(("s", "image"), "The video contains {count} frames sampled at {times}. ")
 
     def encode(self, position: float, length: float | None = None, unit: str = "s") -> str:
         return "".join(f"<{digit}>" for digit in f"{min(round(_fraction(position) * 10_000), 9_999):04d}")

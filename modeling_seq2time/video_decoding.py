@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from huggingface_hub.utils import httpx
 
+
 try:
     import av
 except ImportError:  # another decoder may be installed in its place
@@ -73,8 +74,9 @@ def open_video(source, decoder: str = "pyav", size: tuple[int, int] | None = Non
         source = os.fspath(source)
         if not os.path.isfile(source):
             raise FileNotFoundError(f"{source}: there is no such video file")
-    elif isinstance(source, (bytes, bytearray)):
-        source = io.BytesIO(source)
+    elif hasattr(source, "read"):
+        source.seek(0)
+        source = source.read()
     return READERS[decoder](source, size)
 
 
@@ -85,9 +87,12 @@ def _foreign_readers() -> tuple[type, ...]:
 def _describe(source) -> str:
     if isinstance(source, str):
         return source
-    if hasattr(source, "read"):
-        return f"video of {source.seek(0, io.SEEK_END)} bytes in memory"
-    return type(source).__name__
+    return f"video of {len(source)} bytes" if isinstance(source, (bytes, bytearray)) else type(source).__name__
+
+
+def _file(source):
+    """A path as it is, bytes as a file of their own."""
+    return io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
 
 
 class _Reader:
@@ -99,8 +104,6 @@ class _Reader:
 
     def __init__(self, source, size):
         self.name, self.source, self.size = _describe(source), source, size
-        if hasattr(source, "read"):
-            source.seek(0)
 
     def read(self, indices) -> tuple[np.ndarray, list[float]]:
         """Frames at these places of the display order, `(frames, height, width, 3)`, and their times in seconds."""
@@ -120,7 +123,7 @@ class _Reader:
             yield
         except VideoDecodingError:
             raise
-        except Exception as error:  # the decoders raise types of their own  # noqa: BLE001
+        except Exception as error:  # the decoders raise types of their own
             raise VideoDecodingError(f"{self.name}: {doing} failed: {type(error).__name__}: {error}") from error
 
 
@@ -129,32 +132,30 @@ class PyAVReader(_Reader):
         if av is None:
             raise ImportError("decoder 'pyav' needs the package av")
         super().__init__(source, size)
-        with self._errors_named("reading the video's index"):
-            with self._open() as container:
-                self._index(container)
+        with self._errors_named("reading the video's index"), self._open() as container:
+            self._index(container)
 
     @contextmanager
     def _open(self):
-        if not isinstance(self.source, str):
-            self.source.seek(0)
-        with av.open(self.source) as container:
+        with av.open(_file(self.source)) as container:
             if not container.streams.video:
                 raise VideoDecodingError(f"{self.name}: the file has no video stream")
             yield container
 
     def _index(self, container):
         stream = container.streams.video[0]
-        read_packet = _h264_packet_reader(stream.codec_context)
+        read_packet = _packet_reader(stream.codec_context)
         self._packets, durations, broken = [], {}, None
         try:
             for packet in container.demux(stream):
                 if packet.size:
-                    self._packets.append(_Packet(packet.pts, not packet.is_discard, *read_packet(packet)))
+                    self._packets.append(_Packet(packet.pts, *read_packet(packet)))
                     durations[packet.pts] = packet.duration
                 if packet.is_corrupt:
                     broken = "a packet is cut off"
         except av.FFmpegError as error:
             broken = str(error)
+        self._hide_undecodable()
         shown = [packet.pts for packet in self._packets if packet.is_shown]
         if not shown:
             raise VideoDecodingError(f"{self.name}: expected a video, found no frame in it")
@@ -183,8 +184,27 @@ class PyAVReader(_Reader):
                 "how many it should have"
             )
         self.num_frames = len(shown) + missing
-        self.duration *= self.num_frames / len(shown)
+        if missing:
+            self.duration = float(stream.duration * stream.time_base)
         self.fps = average or self.num_frames / self.duration
+
+    def _hide_undecodable(self):
+        """A file cut in mid-stream begins with frames whose references are gone: a decoder doesn't show all of them."""
+        first = next((place for place, packet in enumerate(self._packets) if packet.is_key), 0)
+        timed = [packet for packet in self._packets if packet.pts is not None]
+        doubtful = (
+            {packet.pts for packet in timed if packet.pts < self._packets[first].pts} if len(timed) > first else ()
+        )
+        if first or doubtful:
+            decoded = set()
+            with self._open() as container:
+                for frame in container.decode(video=0):
+                    decoded.add(frame.pts)
+                    if frame.pts is None or frame.pts >= self._packets[first].pts:
+                        break
+            for place, packet in enumerate(self._packets):
+                if (place < first or packet.pts in doubtful) and packet.pts not in decoded:
+                    packet.is_shown = False
 
     def _read(self, indices):
         wanted = sorted(set(indices))
@@ -194,10 +214,9 @@ class PyAVReader(_Reader):
                 f"{self.name}: frame {wanted[-1]} was asked for; the file declares {self.num_frames} frames, but ends "
                 f"after {available}"
             )
-        with self._errors_named("decoding"):
-            with self._open() as container:
-                decode = self._decode_wanted if self._has_timestamps else self._decode_counting
-                frames = decode(container, wanted)
+        with self._errors_named("decoding"), self._open() as container:
+            decode = self._decode_wanted if self._has_timestamps else self._decode_counting
+            frames = decode(container, wanted)
         missing = [index for index in wanted if index not in frames]
         if missing:
             raise VideoDecodingError(
@@ -213,21 +232,33 @@ class PyAVReader(_Reader):
         reformatter, frames = av.video.reformatter.VideoReformatter(), {}
         index_of = {self._shown[index]: index for index in wanted}
 
-        def collect(decoded):
-            for frame in decoded:
-                if (index := index_of.get(frame.pts)) is not None:
-                    if frame.is_corrupt:
-                        raise VideoDecodingError(f"{self.name}: frame {index} is damaged")
-                    frames[index] = self._to_rgb(reformatter, frame)
-
         place_of = {packet.pts: place for place, packet in enumerate(self._packets)}
         for start, stop in self._segments(sorted(place_of[pts] for pts in index_of)):
+            first, expected = self._packets[start].pts, set()
+
+            def collect(decoded, first=first, expected=expected):
+                for frame in decoded:
+                    if frame.is_corrupt and frame.pts >= first:
+                        raise VideoDecodingError(f"{self.name}: the video is damaged near {self._seconds(frame.pts)}")
+                    expected.discard(frame.pts)
+                    if frame.pts in index_of:
+                        frames[index_of[frame.pts]] = self._to_rgb(reformatter, frame)
+
             codec.flush_buffers()
             for packet in self._packets_between(container, stream, start, stop, place_of):
-                if packet.pts in index_of or not self._packets[place_of[packet.pts]].is_droppable:
+                known = self._packets[place_of[packet.pts]]
+                if packet.pts in index_of or not known.is_droppable:
+                    # What is shown before the key frame may miss its references; nothing wanted depends on it.
+                    if known.is_shown and packet.pts >= first:
+                        expected.add(packet.pts)
                     collect(codec.decode(packet))
             collect(codec.decode(None))
+            if expected:
+                raise VideoDecodingError(f"{self.name}: the video is damaged near {self._seconds(min(expected))}")
         return frames
+
+    def _seconds(self, pts: int) -> str:
+        return f"{self._times[bisect.bisect_left(self._shown, pts)]:.2f} s"
 
     def _packets_between(self, container, stream, start, stop, place_of):
         """The packets from place `start` to `stop`, matched by their timestamps: seeking may land before `start`."""
@@ -268,13 +299,11 @@ class PyAVReader(_Reader):
         return segments
 
     def _decode_counting(self, container, wanted):
-        reformatter, frames = av.video.reformatter.VideoReformatter(), {}
-        for index, frame in enumerate(container.decode(video=0)):
-            if index in wanted:
+        reformatter, frames, last = av.video.reformatter.VideoReformatter(), dict.fromkeys(wanted), wanted[-1]
+        for index, frame in enumerate(itertools.islice(container.decode(video=0), last + 1)):
+            if index in frames:
                 frames[index] = self._to_rgb(reformatter, frame)
-            if index == wanted[-1]:
-                break
-        return frames
+        return {index: frame for index, frame in frames.items() if frame is not None}
 
     def _to_rgb(self, reformatter, frame):
         height, width = self.size or (frame.height, frame.width)
@@ -293,7 +322,7 @@ class DecordReader(_Reader):
             if isinstance(source, decord.VideoReader):
                 self._reader = source
             else:
-                self._reader = decord.VideoReader(source, width=width, height=height, num_threads=1)
+                self._reader = decord.VideoReader(_file(source), width=width, height=height, num_threads=1)
             spans = self._reader.get_frame_timestamp(list(range(len(self._reader)))).astype(float)
         self._times = (spans[:, 0] - spans[0, 0]).tolist()
         self.num_frames, self.fps = len(spans), float(self._reader.get_avg_fps())
@@ -316,7 +345,7 @@ class TorchCodecReader(_Reader):
             if isinstance(source, torchcodec.VideoDecoder):
                 self._reader = source
             else:
-                self._reader = torchcodec.VideoDecoder(source, seek_mode="exact")
+                self._reader = torchcodec.VideoDecoder(_file(source), seek_mode="exact")
         metadata = self._reader.metadata
         self._start = float(metadata.begin_stream_seconds)
         self.num_frames, self.fps = metadata.num_frames, float(metadata.average_fps)
@@ -332,27 +361,31 @@ class TorchCodecReader(_Reader):
 READERS = {"pyav": PyAVReader, "decord": DecordReader, "torchcodec": TorchCodecReader}
 
 
-def _h264_packet_reader(codec):
+def _packet_reader(codec):
     """
-    For an H.264 packet: whether decoding may start at it, given that the container calls it a key frame, and whether
-    it can be dropped, because no other picture refers to it (`nal_ref_idc` 0). Other codecs: the container's word.
+    What a packet is: whether its picture is shown, whether decoding may start at it, and whether it can be dropped
+    because no other picture refers to it. The last is only known of H.264 (`nal_ref_idc` 0).
     """
-    if codec.name != "h264":
-        return lambda packet: (packet.is_keyframe, False)
     extradata = codec.extradata or b""
     length_size = (extradata[4] & 3) + 1 if extradata[:1] == b"\x01" else 0
 
     def read(packet):
+        return not packet.is_discard, packet.is_keyframe, False
+
+    def read_vp8(packet):
+        return bool(memoryview(packet)[0] >> 4 & 1), packet.is_keyframe, False
+
+    def read_h264(packet):
         is_key, data = packet.is_keyframe, memoryview(packet)
         for start, stop in _nal_units(data, length_size):
             kind = data[start] & 31 if start < min(stop, len(data)) else 0
             if kind == 6 and is_key:
                 is_key = not _recovers_gradually(bytes(data[start + 1 : stop]))
             if kind in (1, 5):  # a coded slice
-                return is_key, data[start] >> 5 & 3 == 0
-        return is_key, False
+                return not packet.is_discard, is_key, data[start] >> 5 & 3 == 0
+        return not packet.is_discard, is_key, False
 
-    return read
+    return {"h264": read_h264, "vp8": read_vp8, "libvpx": read_vp8}.get(codec.name, read)
 
 
 def _recovers_gradually(messages: bytes) -> bool:

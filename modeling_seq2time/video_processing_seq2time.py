@@ -13,6 +13,7 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
     ChannelDimension,
     PILImageResampling,
+    SizeDict,
     infer_channel_dimension_format,
     load_image,
 )
@@ -131,7 +132,7 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
             return [[videos]]
         if _is_single_video(videos):
             return [videos]
-        if isinstance(videos, (list, tuple)) and len(videos) or getattr(videos, "ndim", 0) == 5:
+        if (isinstance(videos, (list, tuple)) and len(videos)) or getattr(videos, "ndim", 0) == 5:
             return [video for item in videos for video in Seq2TimeVideoProcessor.flatten_videos(item)]
         shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
         raise ValueError(
@@ -144,9 +145,9 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
         settings = {name: kwargs.get(name, getattr(self, name)) for name in ("do_sample_frames", "decoder", "size")}
         known = dict(known or {})
         if is_video_source(video):
-            size = settings["size"] if kwargs.get("do_resize", self.do_resize) else None
-            fixed = (size["height"], size["width"]) if isinstance(size, dict) and {"height", "width"} <= set(size) else None
-            reader = open_video(video, settings["decoder"], fixed)
+            size = settings["size"] if kwargs.get("do_resize", self.do_resize) else {}
+            fixed = isinstance(size, (dict, SizeDict)) and "height" in size and "width" in size
+            reader = open_video(video, settings["decoder"], (size["height"], size["width"]) if fixed else None)
             total, fps, duration = reader.num_frames, reader.fps, known.get("duration") or reader.duration
         else:
             reader, total, fps, duration = None, len(video), known.get("fps"), known.get("duration")
@@ -229,10 +230,10 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
                 same_size = len({image.shape for image in images}) == 1
                 prepared.append(torch.cat(images) if same_size else images)
                 continue
-            video = torch.as_tensor(video)
-            if (input_data_format or infer_channel_dimension_format(video, (1, 3, 4))) == ChannelDimension.LAST:
-                video = video.permute(0, 3, 1, 2).contiguous()
-            prepared.append((self.convert_to_rgb(video) if do_convert_rgb else video).to(device))
+            frames = torch.as_tensor(video)
+            if (input_data_format or infer_channel_dimension_format(frames, (1, 3, 4))) == ChannelDimension.LAST:
+                frames = frames.permute(0, 3, 1, 2).contiguous()
+            prepared.append((self.convert_to_rgb(frames) if do_convert_rgb else frames).to(device))
         return prepared
 
     def _preprocess(self, videos, do_resize, size, resample, return_tensors=None, **kwargs) -> BatchFeature:
@@ -266,16 +267,10 @@ def _is_single_video(video) -> bool:
 def _load_picture(picture) -> np.ndarray | torch.Tensor:
     if isinstance(picture, (np.ndarray, torch.Tensor)):
         return picture
-    name = picture if isinstance(picture, (str, os.PathLike)) else f"a PIL image of mode {picture.mode}"
     try:
-        if not isinstance(picture, Image.Image):
-            with_mode = load_image(os.fspath(picture))
-        else:
-            with_mode = picture
-        transparent = with_mode.mode in ("RGBA", "LA", "PA") or "transparency" in with_mode.info
-        return np.array(with_mode.convert("RGBA" if transparent else "RGB"))
+        return np.array(load_image(os.fspath(picture) if isinstance(picture, os.PathLike) else picture))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: expected a readable image, found: {error}") from error
+        raise ValueError(f"{picture}: expected a readable image, found: {error}") from error
 
 
 def _one_per_video(metadata, num_videos: int) -> list:

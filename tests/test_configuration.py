@@ -1,0 +1,64 @@
+import pytest
+from transformers import LlamaConfig
+
+from modeling_seq2time import Seq2TimeConfig
+from modeling_seq2time.configuration_seq2time import count_video_tokens
+
+
+@pytest.mark.parametrize(("preset", "tokens"), [("timechat", 96), ("video_llama", 32)])
+def test_presets_have_the_published_sizes(preset, tokens):
+    config = Seq2TimeConfig.from_preset(preset)
+    assert config.num_video_tokens == tokens
+    vision, qformer, video, text = (
+        getattr(config, f"{part}_config") for part in ("vision", "qformer", "video_qformer", "text")
+    )
+    assert (vision.hidden_size, vision.num_hidden_layers, vision.intermediate_size) == (1408, 39, 6144)
+    assert (qformer.hidden_size, qformer.num_hidden_layers, qformer.encoder_hidden_size) == (768, 12, 1408)
+    assert (qformer.vocab_size, qformer.cross_attention_frequency) == (30523, 2)
+    assert (video.num_hidden_layers, video.cross_attention_frequency, video.encoder_hidden_size) == (2, 1, 768)
+    assert (text.hidden_size, text.num_hidden_layers, text.vocab_size) == (4096, 32, 32000)
+    assert config.qformer_reads_time == (preset == "timechat")
+
+
+def test_overrides_reach_into_parts():
+    config = Seq2TimeConfig.from_preset("timechat", num_frames=64, text_config={"num_hidden_layers": 2})
+    assert config.num_video_tokens == 64
+    assert config.text_config.num_hidden_layers == 2
+    assert config.text_config.hidden_size == 4096
+    other = Seq2TimeConfig.from_preset("timechat", text_config={"model_type": "qwen2", "hidden_size": 64})
+    assert (other.text_config.model_type, other.text_config.hidden_size) == ("qwen2", 64)
+    given = Seq2TimeConfig.from_preset("timechat", text_config=LlamaConfig(hidden_size=128))
+    assert given.text_config.hidden_size == 128
+    assert Seq2TimeConfig.from_preset("timechat").text_config.num_hidden_layers == 32, "presets are not changed"
+
+
+@pytest.mark.parametrize(
+    ("frames", "stride", "tokens"), [(96, 32, 96), (97, 32, 128), (1, 32, 32), (10, 4, 96), (96, 0, 32), (96, 16, 192)]
+)
+def test_count_video_tokens(frames, stride, tokens):
+    assert count_video_tokens(frames, stride, 32) == tokens
+
+
+def test_save_and_load(tmp_path):
+    config = Seq2TimeConfig.from_preset("video_llama", num_frames=48, vision_config={"image_size": 112})
+    config.save_pretrained(tmp_path)
+    loaded = Seq2TimeConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert loaded.qformer_config.model_type == "blip_2_qformer"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"preset": "timechat7b"}, "unknown preset 'timechat7b', expected one of 'timechat', 'video_llama'"),
+        ({"time_notation": "roman"}, "unknown time notation 'roman', expected one of 'rpt', 'text'"),
+        ({"num_frames": 120}, "num_frames must be between 1 and max_frame_positions=96, found 120"),
+        ({"window_size": 16}, "window_size must be at least window_stride.*found window_size=16, window_stride=32"),
+        ({"qformer_config": {"model_type": "bert"}}, "qformer_config.model_type must be .* found 'bert'"),
+        ({"num_frames": "96"}, "num_frames"),
+        ({"time_text_padding": "longest"}, "time_text_padding"),
+    ],
+)
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(Exception, match=f"(?s){message}"):
+        Seq2TimeConfig.from_preset(**({"preset": "timechat"} | settings))
