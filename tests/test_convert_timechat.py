@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from modeling_seq2time import Seq2TimeForConditionalGeneration, Seq2TimeProcessor
-from modeling_seq2time.convert_timechat import _resize_table
+from modeling_seq2time.timechat_checkpoint import _resize_table
 
 
 REFERENCE = Path(__file__).parent / "data/timechat_tiny"

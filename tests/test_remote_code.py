@@ -17,6 +17,7 @@ CODE = {
     "temporal_encoders.py",
     "time_notation.py",
     "video_decoding.py",
+    "video_packets.py",
     "video_processing_seq2time.py",
 }
 
@@ -89,7 +90,11 @@ def test_what_would_be_uploaded(tiny, monkeypatch, tmp_path):
 def test_code_that_travels_is_flat():
     """Only lines `from .x import …` travel with a model; no other file of the package is needed."""
     package = HERE.parent / "modeling_seq2time"
-    assert {path.name for path in package.glob("*.py")} == CODE | {"__init__.py", "convert_timechat.py"}
+    assert {path.name for path in package.glob("*.py")} == CODE | {
+        "__init__.py",
+        "convert_timechat.py",
+        "timechat_checkpoint.py",
+    }
     for name in CODE:
         text = (package / name).read_text()
         assert "from . import" not in text

@@ -110,7 +110,7 @@ def test_decord_is_exact_on_plain_h264_and_wrong_on_open_groups(videos):
     frames, times = open_video(videos("h264.mp4"), "decord").read([0, 60, 149])
     assert [read_number(frame) for frame in frames] == [0, 60, 149]
     assert times == pytest.approx([0, 2.4, 5.96])
-    picks = list(range(NUM_FRAMES))
+    picks = list(range(3, NUM_FRAMES, 7))
     frames, _ = open_video(videos("hevc_open.mp4"), "decord").read(picks)
     assert [read_number(frame) for frame in frames] != picks
 
