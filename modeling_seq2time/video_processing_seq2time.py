@@ -118,12 +118,15 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
         """
         videos = self.flatten_videos(videos)
         known = _one_per_video(kwargs.pop("video_metadata", None), len(videos))
-        picked = [self._pick_frames(video, metadata, **kwargs) for video, metadata in zip(videos, known, strict=True)]
+        picked = [
+            (self._from_file if is_video_source(video) else self._from_frames)(video, dict(metadata or {}), **kwargs)
+            for video, metadata in zip(videos, known, strict=True)
+        ]
         frames, metadata = (list(column) for column in zip(*picked, strict=True))
         return super().preprocess(frames, **kwargs, video_metadata=metadata)
 
     def _decode_and_sample_videos(self, videos, video_metadata, **kwargs):
-        return videos, video_metadata  # done by `_pick_frames`, which takes more kinds of videos
+        return videos, video_metadata  # `preprocess` did, for more kinds of videos
 
     @staticmethod
     def flatten_videos(videos) -> list:
@@ -140,62 +143,60 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
             f"reader, or a non-empty list of images; found {type(videos).__name__}{shape}"
         )
 
-    def _pick_frames(self, video, known: VideoMetadata | dict | None, **kwargs):
-        """The wanted frames of one video, decoding no others, and their metadata."""
-        settings = {name: kwargs.get(name, getattr(self, name)) for name in ("do_sample_frames", "decoder", "size")}
-        known = dict(known or {})
-        if is_video_source(video):
-            size = settings["size"] if kwargs.get("do_resize", self.do_resize) else {}
-            fixed = isinstance(size, (dict, SizeDict)) and "height" in size and "width" in size
-            reader = open_video(video, settings["decoder"], (size["height"], size["width"]) if fixed else None)
-            total, fps, duration = reader.num_frames, reader.fps, known.get("duration") or reader.duration
-        else:
-            reader, total, fps, duration = None, len(video), known.get("fps"), known.get("duration")
-            if isinstance(video, (list, tuple)) and isinstance(video[0], (str, os.PathLike)):
-                if kwargs.get("do_sample_frames"):
-                    # transformers' words for what no video processor does: files of images are the chosen frames
-                    raise ValueError(
-                        "Sampling frames from a list of images is not supported! Set `do_sample_frames=False`."
-                    )
-                settings["do_sample_frames"] = False
-            wanted = kwargs.get("num_frames") or 0
-            if settings["do_sample_frames"] and not isinstance(video, (list, tuple)) and wanted > total:
-                raise ValueError(f"num_frames={wanted} frames were asked for of an array that has {total}")
+    def _picks(self, total: int, own_fps: float | None, **kwargs) -> np.ndarray:
         if not total:
             raise ValueError("a video must have at least one frame, found an empty one")
+        if not kwargs.get("do_sample_frames", self.do_sample_frames):
+            return np.arange(total)
+        options = {name: kwargs.get(name) for name in ("num_frames", "fps", "sampling", "seed")}
+        return self.sample_frames(VideoMetadata(total_num_frames=total, fps=own_fps), **options)
 
-        picks = np.arange(total)
-        if settings["do_sample_frames"]:
-            options = {name: kwargs.get(name) for name in ("num_frames", "fps", "sampling", "seed")}
-            picks = self.sample_frames(VideoMetadata(total_num_frames=total, fps=fps), **options)
-        indices, times = picks.tolist(), None
-        if reader is not None:
-            frames, times = reader.read(picks)
-        elif isinstance(video, (list, tuple)):
-            frames = [_load_picture(video[pick]) for pick in indices]
-        else:
-            frames = video[picks]
-        if reader is None:  # frames that were picked before say where they come from
-            total = known.get("total_num_frames") or total
-            if known.get("frames_indices") is not None:
-                indices = [int(known["frames_indices"][pick]) for pick in picks]
-            if known.get("times") is not None:
-                times = [float(known["times"][pick]) for pick in picks]
-            elif fps:
-                times = [index / fps for index in indices]
-            if times is not None and not duration:
-                duration = total / fps if fps else None
-        if times is not None and not duration:
-            raise ValueError("frames with times need the video's duration or fps in video_metadata, found neither")
-        metadata = Seq2TimeVideoMetadata(
-            total_num_frames=total,
-            fps=fps,
-            duration=duration,
-            video_backend=settings["decoder"] if reader is not None else None,
-            frames_indices=indices,
+    def _from_file(self, video, known: dict, **kwargs):
+        """The wanted frames of a file or reader, decoding no others, and their metadata."""
+        decoder = kwargs.get("decoder") or self.decoder
+        size = kwargs.get("size", self.size) if kwargs.get("do_resize", self.do_resize) else {}
+        fixed = isinstance(size, (dict, SizeDict)) and "height" in size and "width" in size
+        reader = open_video(video, decoder, (size["height"], size["width"]) if fixed else None)
+        picks = self._picks(reader.num_frames, reader.fps, **kwargs)
+        frames, times = reader.read(picks)
+        return frames, Seq2TimeVideoMetadata(
+            total_num_frames=reader.num_frames,
+            fps=reader.fps,
+            duration=known.get("duration") or reader.duration,
+            video_backend=decoder,
+            frames_indices=picks.tolist(),
             times=times,
         )
-        return frames, metadata
+
+    def _from_frames(self, video, known: dict, **kwargs):
+        """The wanted ones of decoded frames or of images. Those picked before say in `known` where they come from."""
+        is_list, total, fps = isinstance(video, (list, tuple)), len(video), known.get("fps")
+        if is_list and isinstance(video[0], (str, os.PathLike)):
+            if kwargs.get("do_sample_frames"):
+                # transformers' words for what no video processor does: files of images are the chosen frames
+                raise ValueError(
+                    "Sampling frames from a list of images is not supported! Set `do_sample_frames=False`."
+                )
+            kwargs["do_sample_frames"] = False
+        picks = self._picks(total, fps, **kwargs).tolist()
+        wanted = kwargs.get("num_frames") or 0
+        if kwargs.get("do_sample_frames", self.do_sample_frames) and not is_list and wanted > total:
+            raise ValueError(f"num_frames={wanted} frames were asked for of an array that has {total}")
+        frames = [_load_picture(video[pick]) for pick in picks] if is_list else video[picks]
+
+        total = known.get("total_num_frames") or total
+        places = known.get("frames_indices")
+        indices = picks if places is None else [int(places[pick]) for pick in picks]
+        if known.get("times") is not None:
+            times = [float(known["times"][pick]) for pick in picks]
+        else:
+            times = [index / fps for index in indices] if fps else None
+        duration = known.get("duration") or (total / fps if fps else None)
+        if times is not None and duration is None:
+            raise ValueError("frames with times need the video's duration or fps in video_metadata, found neither")
+        return frames, Seq2TimeVideoMetadata(
+            total_num_frames=total, fps=fps, duration=duration, frames_indices=indices, times=times
+        )
 
     def sample_frames(
         self,
