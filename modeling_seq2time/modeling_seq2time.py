@@ -89,6 +89,12 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         self.vision_tower.requires_grad_(not config.freeze_vision)
         self.post_init()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.language_model.set_input_embeddings(value)
+
     def train(self, mode: bool = True):
         super().train(mode)
         if self.config.freeze_vision:  # loading replaces the parameters, and with them their flags
@@ -281,12 +287,22 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
 class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin):
     """Seq2Time with the language model's head: answers *when* and *what* in a notation of time."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: Seq2TimeConfig):
         super().__init__(config)
+        text = config.text_config.to_dict()
+        for setting in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+            if text.get(setting) not in (None, 1):
+                raise ValueError(
+                    f"text_config {setting} must be unset: the head of {text['model_type']} changes its scores, which "
+                    f"Seq2Time's head does not; found {text[setting]}"
+                )
         self.model = Seq2TimeModel(config)
+        # Language models keep their embeddings in different places.
+        embeddings = self.model.get_input_embeddings()
+        name = next(name for name, module in self.model.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"model.{name}.weight"}
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.generation_config.suppress_tokens = [config.video_token_id]  # a placeholder is no answer
         self.post_init()

@@ -259,14 +259,36 @@ def test_time_tokens_in_a_padded_vocabulary():
     assert torch.equal(weight[model.config.time_token_ids], weight[digits])
 
 
-def test_any_causal_language_model_fits(tiny):
-    model, _ = tiny("timechat", **SMALL_WINDOWS, text_config=QWEN)
-    assert type(model.model.language_model).__name__ == "Qwen2Model"
-    alone = AutoModelForCausalLM.from_config(model.config.text_config)
-    alone.model.load_state_dict(model.model.language_model.state_dict())
-    alone.lm_head.load_state_dict(model.lm_head.state_dict())
+LANGUAGE_MODELS = {
+    "llama": QWEN | {"model_type": "llama", "tie_word_embeddings": False},
+    "qwen2": QWEN,
+    "mistral": QWEN | {"model_type": "mistral"},
+    # other names for the parts, embeddings in another place, tied by default
+    "opt": {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2}
+    | {"num_attention_heads": 4, "vocab_size": 512},
+    "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 512},
+}
+
+
+@pytest.mark.parametrize("name", LANGUAGE_MODELS)
+def test_any_causal_language_model_fits(tiny, tmp_path, name):
+    model, _ = tiny("timechat", **SMALL_WINDOWS, text_config=LANGUAGE_MODELS[name])
+    alone = AutoModelForCausalLM.from_config(model.config.text_config).eval()
+    alone.base_model.load_state_dict(model.model.language_model.state_dict())
+    alone.get_output_embeddings().load_state_dict(model.lm_head.state_dict())
     ids = torch.arange(3, 20)[None]
     torch.testing.assert_close(model(input_ids=ids).logits, alone(input_ids=ids).logits)
+    batch = video_inputs(model)
+    model.save_pretrained(tmp_path)
+    loaded = Seq2TimeForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    tied = loaded.lm_head.weight is loaded.get_input_embeddings().weight
+    assert tied == model.config.text_config.tie_word_embeddings
+
+
+def test_a_head_that_changes_its_scores_is_refused(tiny):
+    with pytest.raises(ValueError, match="final_logit_softcapping must be unset: the head of gemma2"):
+        tiny("timechat", text_config=QWEN | {"model_type": "gemma2", "head_dim": 8})
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
