@@ -172,6 +172,11 @@ class Seq2TimeConfig(PreTrainedConfig):
             )
 
     def validate_image_qformer(self):
+        if min(self.num_query_tokens, self.num_video_query_tokens) < 1:
+            raise ValueError(
+                "num_query_tokens and num_video_query_tokens must be at least 1, found "
+                f"{self.num_query_tokens} and {self.num_video_query_tokens}"
+            )
         if self.qformer_config.model_type not in ("instructblip_qformer", "blip_2_qformer"):
             raise ValueError(
                 "qformer_config.model_type must be 'instructblip_qformer' (reads each frame's time) or "

@@ -12,8 +12,8 @@ one input file and one output shard in memory. `conversion_report.json` says wha
 import argparse
 import json
 import re
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -98,17 +98,18 @@ def _qformer_sizes(weights: Weights, prefix: str, told: dict) -> dict:
     }
 
 
-def lora_config(plan: Plan, alpha: float, targets: list[str]) -> dict:
-    rank = next(iter(plan.lora.values()))().shape[0] if plan.lora else 0
+def lora_config(plan: Plan, alpha: float, base: Path) -> dict:
+    targets = sorted({module.rsplit(".", 1)[1] for module, _ in plan.lora})
+    rank = min(next(iter(plan.lora.values()))().shape)
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": ".",
+        "base_model_name_or_path": str(base),
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.1,
         "bias": "none",
-        "target_modules": rf"model\.language_model\.layers\.\d+\.self_attn\.({'|'.join(targets)})",
+        "target_modules": rf"(model\.)?language_model\.layers\.\d+\.self_attn\.({'|'.join(targets)})",
         "inference_mode": True,
     }
 
@@ -144,25 +145,29 @@ class ShardWriter:
             file.rename(self.folder / final)
             weight_map |= dict.fromkeys(names, final)
         index = {"metadata": {"total_size": self.total}, "weight_map": weight_map}
-        (self.folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        write_json(self.folder / SAFE_WEIGHTS_INDEX_NAME, index)
 
 
-def convert(args) -> None:
-    if args.output.exists() and any(args.output.iterdir()):
-        raise FileExistsError(f"{args.output}: expected a new or empty folder, found files in it")
-    given = json.loads(args.config.read_text()) if args.config else {}
+def prepare(args):
+    """Configuration, processor and plan of a conversion; nothing is written."""
+    try:
+        given = json.loads(args.config.read_text()) if args.config else {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{args.config}: expected JSON, found: {error}") from error
+    if not isinstance(given, dict):
+        raise ValueError(f"{args.config}: expected a JSON object, found a {type(given).__name__}")
     files = {name: Weights(getattr(args, name)) for name in ("checkpoint", "eva", "instructblip")}
     config = read_config(files, args.llama, given, args.time_notation)
-    alpha = given.get("lora", {}).get("alpha", TIMECHAT_7B["lora"]["alpha"])
-
     tokenizer = AutoTokenizer.from_pretrained(args.llama)
-    qformer_tokenizer = BertTokenizer.from_pretrained(args.bert, bos_token="[DEC]")
-    processor = Seq2TimeProcessor.from_config(config, tokenizer, qformer_tokenizer)
-    notation, old_rows = get_notation(config.time_notation), config.text_config.vocab_size
+    processor = Seq2TimeProcessor.from_config(
+        config, tokenizer, BertTokenizer.from_pretrained(args.bert, bos_token="[DEC]")
+    )
+    notation = get_notation(config.time_notation)
     config.video_token_id = processor.video_token_id
     config.time_token_ids = tokenizer.convert_tokens_to_ids(list(notation.tokens))
-    config.text_config.vocab_size = max(len(tokenizer), old_rows)
+    config.text_config.vocab_size = max(len(tokenizer), config.text_config.vocab_size)
 
+    alpha = given.get("lora", {}).get("alpha", TIMECHAT_7B["lora"]["alpha"])
     plan = make_plan(files, args.llama, config, args.merge_lora, alpha)
     # The placeholder's rows are never used; a copy of <unk>'s keeps its score from standing out.
     seeds = {config.video_token_id: tokenizer.unk_token_id or 0}
@@ -171,14 +176,15 @@ def convert(args) -> None:
         if name in plan.tensors:
             config.dtype = plan.tensors[name]().dtype
             plan.tensors[name] = extended(plan.tensors[name], config.text_config.vocab_size, seeds)
-    with torch.device("meta"):
-        model = Seq2TimeForConditionalGeneration(config)
-    tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
-    for name in sorted(plan.tensors.keys() - expected.keys()):
-        plan.tensors.pop(name)
-        for file, keys in plan.report.items():
-            plan.report[file] = {k: "unexpected" if fate == f"used: {name}" else fate for k, fate in keys.items()}
+    return config, processor, plan, alpha
+
+
+def check(plan: Plan, expected: dict, allow_incomplete: bool) -> list[str]:
+    """Says what became of the old keys; returns the new names that no file has."""
+    for name in plan.tensors.keys() - expected.keys():
+        del plan.tensors[name]
+        for keys in plan.report.values():
+            keys.update({key: "unexpected" for key, fate in keys.items() if fate == f"used: {name}"})
     missing = sorted(expected.keys() - plan.tensors.keys())
     for fate in ("used", "ignored", "unexpected"):
         print(f"{fate}: {len(plan.keys_that_are(fate))} keys")
@@ -186,47 +192,69 @@ def convert(args) -> None:
         print(f"unexpected: {key}", file=sys.stderr)
     for name in missing:
         print(f"missing: {name}", file=sys.stderr)
-    if missing and not args.allow_incomplete:
+    if missing and not allow_incomplete:
         raise ValueError(
             f"expected {len(expected)} tensors, {len(missing)} of them are in no file (listed above); nothing was "
             "written. --allow-incomplete writes the model without them"
         )
+    return missing
 
-    partial = args.output.with_name(args.output.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    writer = ShardWriter(partial, int(args.max_shard_size * 1e9))
-    for name in tqdm(sorted(expected.keys() & plan.tensors.keys()), desc="tensors", unit=""):
-        tensor = plan.tensors[name]()
+
+def write_tensors(plan: Plan, expected: dict, folder: Path, max_shard_size: float) -> int:
+    """All tensors in the order of the files they come from, each file closed behind its last one."""
+    largest_input = max(weights.path.stat().st_size for weights in plan.sources.values())
+    writer, current = ShardWriter(folder, min(int(max_shard_size * 1e9), max(largest_input, 10**8))), None
+    for name, make in tqdm(plan.tensors.items(), desc="tensors", unit=""):
+        if current not in (None, plan.sources[name]):
+            current.close()
+        current, tensor = plan.sources[name], make()
         if tuple(tensor.shape) != expected[name]:
             raise ValueError(f"{name}: expected shape {expected[name]}, found {tuple(tensor.shape)}")
         writer.add(name, tensor)
     writer.close()
-    if plan.lora and not args.merge_lora:
-        targets = sorted({module.rsplit(".", 1)[1] for module, _ in plan.lora})
-        adapter = {
-            f"base_model.model.{module}.lora_{side}.weight": make() for (module, side), make in plan.lora.items()
+    return writer.total
+
+
+def convert(args) -> None:
+    if args.output.exists() and any(args.output.iterdir()):
+        raise FileExistsError(f"{args.output}: expected a new or empty folder, found files in it")
+    config, processor, plan, alpha = prepare(args)
+    with torch.device("meta"):
+        model = Seq2TimeForConditionalGeneration(config)
+    tied = set(model.all_tied_weights_keys) if config.tie_word_embeddings else set()
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in tied}
+    missing = check(plan, expected, args.allow_incomplete)
+
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{args.output.name}.", dir=args.output.parent) as staging:
+        folder = Path(staging) / "model"
+        folder.mkdir()
+        size = write_tensors(plan, expected, folder, args.max_shard_size)
+        if plan.lora and not args.merge_lora:
+            adapter = {
+                f"base_model.model.{module}.lora_{side}.weight": make for (module, side), make in plan.lora.items()
+            }
+            adapter = {name: make() for name, make in adapter.items()}
+            save_file(adapter, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+            write_json(folder / "adapter_config.json", lora_config(plan, alpha, args.output))
+        config.architectures = ["Seq2TimeForConditionalGeneration"]
+        custom_object_save(model, folder, config=config)
+        config.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        special = {
+            f"{name}_token_id": getattr(processor.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
         }
-        save_file(adapter, partial / "adapter_model.safetensors", metadata={"format": "pt"})
-        settings = lora_config(plan, alpha, targets)
-        (partial / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    config.architectures = ["Seq2TimeForConditionalGeneration"]
-    custom_object_save(model, partial, config=config)
-    config.save_pretrained(partial)
-    processor.save_pretrained(partial)
-    GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        suppress_tokens=[config.video_token_id],
-    ).save_pretrained(partial)
-    report = plan.report | {"missing": missing}
-    (partial / "conversion_report.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
-    if args.output.exists():
-        args.output.rmdir()
-    partial.rename(args.output)
+        GenerationConfig(**special, suppress_tokens=[config.video_token_id]).save_pretrained(folder)
+        write_json(folder / "conversion_report.json", plan.report | {"missing": missing})
+        if args.output.exists():
+            args.output.rmdir()
+        folder.rename(args.output)
     lora = "no LoRA" if not plan.lora else "LoRA merged" if args.merge_lora else "LoRA as a PEFT adapter"
-    print(f"{args.output}: {len(expected) - len(missing)} tensors, {writer.total / 1e9:.2f} GB, {lora}")
+    print(f"{args.output}: {len(expected) - len(missing)} tensors, {size / 1e9:.2f} GB, {lora}")
+
+
+def write_json(path: Path, content: dict):
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def main():
@@ -245,7 +273,7 @@ def main():
     parser.add_argument("--merge-lora", action="store_true", help="add the LoRA update to the language model's weights")
     parser.add_argument("--allow-incomplete", action="store_true", help="write even if tensors are missing")
     parser.add_argument(
-        "--time-notation", default="text", help="'text', which TimeChat speaks, or 'rpt' to train Seq2Time"
+        "--time-notation", choices=("text", "rpt"), default="text", help="TimeChat speaks text; rpt to train Seq2Time"
     )
     parser.add_argument("--max-shard-size", type=float, default=2.0, help="in GB")
     args = parser.parse_args()

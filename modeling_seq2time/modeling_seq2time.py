@@ -168,6 +168,10 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
                 )
             if frame_mask is None:
                 frame_mask = index >= 0
+            elif frame_mask.shape == index.shape and index[frame_mask.bool()].min() < 0:
+                raise ValueError(
+                    "video_picture_index must name a picture for every frame of video_frame_mask, found -1"
+                )
         videos_and_frames = shape[:2] if index is None else tuple(index.shape)
         if frame_mask is None:
             frame_mask = torch.ones(videos_and_frames, dtype=torch.bool, device=pixel_values_videos.device)
@@ -260,6 +264,8 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
             )
 
         video_features = None
+        if video_outputs is None and input_ids is not None and (input_ids == self.config.video_token_id).any():
+            raise ValueError("the prompt holds video tokens, but no video was given")
         if video_outputs is not None:
             video_features = tuple(video_outputs.pooler_output)
             flat = torch.cat(video_features).to(inputs_embeds.device, inputs_embeds.dtype)
@@ -310,8 +316,8 @@ class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin)
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
 
-    def get_video_features(self, pixel_values_videos: torch.FloatTensor, **kwargs):
-        return self.model.get_video_features(pixel_values_videos, **kwargs)
+    def get_video_features(self, *args, **kwargs):
+        return self.model.get_video_features(*args, **kwargs)
 
     @torch.no_grad()
     def add_time_tokens(self, tokenizer, notation: str | None = None) -> list[int]:

@@ -7,7 +7,8 @@ from .time_notation import get_notation, time_tokens
 from .video_processing_seq2time import Seq2TimeVideoMetadata, Seq2TimeVideoProcessor
 
 
-# TimeChat's LLaMA-2 prompt. Without a system message the system is one space, as in TimeChat's training.
+# TimeChat's LLaMA-2 prompt; the tokenizer adds the first <s>. Without a system message the system is one space, as in
+# TimeChat's training.
 CHAT_TEMPLATE = """\
 {%- macro text_of(content) -%}
 {%- if content is string -%}{{ content }}{%- else -%}
@@ -26,7 +27,8 @@ CHAT_TEMPLATE = """\
 {%- endif -%}
 {%- for message in turns -%}
 {%- if message.role == 'user' -%}
-{{ bos_token }}{{ '[INST] ' }}{% if loop.first %}{{ '<<SYS>>\\n' ~ system ~ '\\n<</SYS>>\\n\\n' }}{% endif -%}
+{%- if loop.first -%}{{ '[INST] <<SYS>>\\n' ~ system ~ '\\n<</SYS>>\\n\\n' }}
+{%- else -%}{{ bos_token ~ '[INST] ' }}{%- endif -%}
 {{ text_of(message.content) }}{{ ' [/INST]' }}
 {%- elif message.role == 'assistant' -%}
 {%- generation -%}{{ ' ' ~ text_of(message.content) ~ ' ' ~ eos_token }}{%- endgeneration -%}
@@ -69,17 +71,17 @@ class Seq2TimeProcessor(ProcessorMixin):
         num_video_query_tokens=32,
         chat_template=None,
     ):
-        notation = get_notation(time_notation)
         self.auto_map = {"AutoProcessor": "processing_seq2time.Seq2TimeProcessor"}
         self.time_notation = time_notation
-        self.frame_template = frame_template or notation.frame_template
-        self.sequence_template = sequence_template or notation.sequence_template
+        self.frame_template, self.sequence_template = frame_template, sequence_template
         self.qformer_reads_time = qformer_reads_time
         self.window_stride, self.num_video_query_tokens = window_stride, num_video_query_tokens
         super().__init__(video_processor, tokenizer, qformer_tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         tokenizer.add_special_tokens({"extra_special_tokens": [self.video_token]}, replace_extra_special_tokens=False)
-        tokenizer.add_tokens(time_tokens(notation))
+        tokenizer.add_tokens(time_tokens(get_notation(time_notation)))
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        if hasattr(tokenizer, "legacy"):  # LLaMA's; saving would lose it, and with it how text behind a video is split
+            tokenizer.init_kwargs["legacy"] = tokenizer.legacy
 
     @classmethod
     def from_config(cls, config, tokenizer, qformer_tokenizer, **video_settings) -> "Seq2TimeProcessor":
@@ -120,12 +122,22 @@ class Seq2TimeProcessor(ProcessorMixin):
         if text is not None:
             if not all(isinstance(sample, str) for sample in text):
                 raise ValueError(f"expected `text` to be a string or a list of strings, found {text!r:.80}")
-            placeholders = sum(sample.count(self.video_token) for sample in text)
-            given = 0 if videos is None else len(self.video_processor.flatten_videos(videos))
-            if placeholders != given:
+            placeholders = [sample.count(self.video_token) for sample in text]
+            given = self._videos_per_prompt(videos, len(text))
+            if placeholders != given and (len(given) == len(text) or sum(placeholders) != sum(given)):
                 raise ValueError(
                     f"expected one {self.video_token} in the text per video, found {placeholders} for {given} videos"
                 )
+
+    def _videos_per_prompt(self, videos, num_prompts: int) -> list[int]:
+        """How many videos belong to each prompt, or in all where they are not given per prompt."""
+        flatten = self.video_processor.flatten_videos
+        nested = isinstance(videos, (list, tuple)) and len(videos) == num_prompts
+        if nested and all(isinstance(own, (list, tuple)) for own in videos):
+            singles = [flatten(own) if own else [] for own in videos]
+            if sum(map(len, singles)) == len(flatten(videos)):  # not one list of images per prompt
+                return [len(own) for own in singles]
+        return [0 if videos is None else len(flatten(videos))]
 
     def _process_videos(self, videos, **kwargs):
         processed = self.video_processor(videos, **kwargs | {"return_metadata": True})
@@ -145,7 +157,7 @@ class Seq2TimeProcessor(ProcessorMixin):
         sentences = []
         for metadata in videos_metadata:
             unit, times = self._written_times(metadata)
-            template = self.frame_template[unit]
+            template = (self.frame_template or get_notation(self.time_notation).frame_template)[unit]
             sentences.append(
                 [template.format(position=p, time=t) for p, t in zip(metadata.positions, times, strict=True)]
             )
@@ -164,7 +176,8 @@ class Seq2TimeProcessor(ProcessorMixin):
         """What a `<video>` in the prompt becomes: its placeholders and the sentence with its frames' times."""
         unit, times = self._written_times(metadata)
         tokens = count_video_tokens(len(times), self.window_stride, self.num_video_query_tokens)
-        sentence = self.sequence_template[unit].format(count=len(times), times=", ".join(times))
+        template = (self.sequence_template or get_notation(self.time_notation).sequence_template)[unit]
+        sentence = template.format(count=len(times), times=", ".join(times))
         return f"<Video>{self.video_token * tokens}</Video> {sentence}"
 
     def times_in(self, answer: str, metadata: Seq2TimeVideoMetadata) -> list[float]:

@@ -27,26 +27,42 @@ _VIT = [
 
 
 class Weights:
-    """The tensors of one file, read one at a time."""
+    """The tensors of one file, read one at a time; `close` gives its memory back until the next one is read."""
 
     def __init__(self, path: Path):
-        self.path = Path(path)
+        self.path, self._tensors = Path(path), None
         if not self.path.is_file():
             raise FileNotFoundError(f"{path}: there is no such checkpoint file")
+        try:
+            self._open()
+        except Exception as error:  # damaged files raise what they please
+            raise ValueError(f"{path}: expected tensors that can be read safely, found: {error}") from error
+        self.shapes = {key: self._shape_of(key) for key in self._tensors}
+
+    def _open(self):
         if self.path.suffix == ".safetensors":
-            self._file = safe_open(self.path, "pt")
-            self.shapes = {key: tuple(self._file.get_slice(key).get_shape()) for key in self._file.keys()}  # noqa: SIM118
-        else:
-            self._file = None
-            try:
-                content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
-            except RuntimeError:  # files from before PyTorch 1.6 can't be mapped
-                content = torch.load(self.path, map_location="cpu", weights_only=True)
-            self._tensors = content.get("model", content)
-            wrong = next((key for key, value in self._tensors.items() if not isinstance(value, torch.Tensor)), None)
-            if wrong is not None:
-                raise ValueError(f"{path}: expected tensors (or a 'model' entry with tensors), found {wrong!r} in it")
-            self.shapes = {key: tuple(value.shape) for key, value in self._tensors.items()}
+            file = safe_open(self.path, "pt")
+            self._tensors, self._get, self._shape_of = list(file.keys()), file.get_tensor, self._safe_shape(file)
+            return
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # files from before PyTorch 1.6 can't be mapped
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(f"a {type(content).__name__} in place of a dictionary")
+        tensors = content.get("model", content)
+        wrong = next((key for key, value in tensors.items() if not isinstance(value, torch.Tensor)), None)
+        if wrong is not None:
+            raise TypeError(f"{wrong!r}, which is no tensor")
+        self._tensors, self._get = list(tensors), tensors.__getitem__
+        self._shape_of = lambda key: tuple(tensors[key].shape)
+
+    @staticmethod
+    def _safe_shape(file):
+        return lambda key: tuple(file.get_slice(key).get_shape())
+
+    def close(self):
+        self._tensors = self._get = self._shape_of = None
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor that must be there, under this name or a longer one that ends in it."""
@@ -56,7 +72,9 @@ class Weights:
         return found
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        return self._file.get_tensor(key) if self._file is not None else self._tensors[key]
+        if self._tensors is None:
+            self._open()
+        return self._get(key)
 
 
 def open_folder(folder: Path) -> list[Weights]:
@@ -71,12 +89,13 @@ class Plan:
     """Which new tensor comes from which old ones, and what becomes of every old key."""
 
     def __init__(self):
-        self.tensors = {}  # new name → function that makes it
+        self.tensors = {}  # new name → function that makes it, file by file
+        self.sources = {}  # new name → the file it is made from
         self.lora = {}  # (module, "A" or "B") → function
         self.report = defaultdict(dict)
 
     def use(self, weights: Weights, key: str, name: str, make=None):
-        self.tensors[name] = make or (lambda: weights[key])
+        self.tensors[name], self.sources[name] = make or (lambda: weights[key]), weights
         self.report[weights.path.name][key] = f"used: {name}"
 
     def ignore(self, weights: Weights, key: str, why: str):

@@ -10,7 +10,7 @@ import bisect
 import io
 import itertools
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from huggingface_hub.utils import httpx
@@ -32,6 +32,9 @@ try:
     import torchcodec.decoders as torchcodec
 except (ImportError, RuntimeError) as error:  # RuntimeError where the system has no FFmpeg
     torchcodec, _torchcodec_error = None, error
+
+
+TOLERANCE = 0.5  # seconds by which a container's word on its duration may exceed its frames
 
 
 class VideoDecodingError(ValueError):
@@ -59,7 +62,10 @@ def open_video(source, decoder: str = "pyav", size: tuple[int, int] | None = Non
         if isinstance(source, foreign):
             return reader_class(source, size)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
-        answer = httpx.get(source, follow_redirects=True)
+        try:
+            answer = httpx.get(source, follow_redirects=True, timeout=60)
+        except httpx.HTTPError as error:
+            raise VideoDecodingError(f"{source}: the video can't be fetched: {error}") from error
         if answer.is_error:
             raise VideoDecodingError(f"{source}: expected a video, the server answered {answer.status_code}")
         source = answer.content
@@ -131,55 +137,81 @@ class PyAVReader(_Reader):
     @contextmanager
     def _open(self):
         with av.open(_file(self.source)) as container:
-            if not container.streams.video:
-                raise VideoDecodingError(f"{self.name}: the file has no video stream")
             yield container
 
+    def _stream(self, container):
+        stream = container.streams.best("video")
+        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:  # the cover of a song
+            raise VideoDecodingError(f"{self.name}: the file has no video stream")
+        return stream
+
     def _index(self, container):
-        stream = container.streams.video[0]
+        stream = self._stream(container)
         read_packet = packet_reader(stream.codec_context)
-        self._packets, durations, broken = [], {}, None
+        self._packets, durations, self._broken = [], {}, None
         try:
             for packet in container.demux(stream):
                 if packet.size:
                     self._packets.append(Packet(packet.pts, *read_packet(packet)))
                     durations[packet.pts] = packet.duration
-                if packet.is_corrupt:
-                    broken = "a packet is cut off"
         except av.FFmpegError as error:
-            broken = str(error)
+            self._broken = str(error)
         self._hide_undecodable()
-        shown = [packet.pts for packet in self._packets if packet.is_shown]
-        if not shown:
-            raise VideoDecodingError(f"{self.name}: expected a video, found no frame in it")
-        # Raw streams and some AVI files carry no usable timestamps: then frames are counted in a sequential decode.
-        self._has_timestamps = None not in shown and len(set(shown)) == len(shown)
-        average = float(stream.average_rate or stream.guessed_rate or 0)
-        if self._has_timestamps:
-            base = float(stream.time_base)
-            self._shown = sorted(shown)
-            self._times = [(pts - self._shown[0]) * base for pts in self._shown]
-            last = (durations[self._shown[-1]] or 0) * base
-        elif average:
-            self._shown = list(range(len(shown)))
-            self._times, last = [index / average for index in self._shown], 1 / average
+        shown = sorted(packet.pts for packet in self._packets if packet.is_shown and packet.pts is not None)
+        rate, base = float(stream.average_rate or stream.guessed_rate or 0), float(stream.time_base)
+        # AVI has no timestamps of its own, MPEG-4 Part 2 may pack two frames in a packet, raw streams repeat or lack
+        # timestamps: there frames are counted in a sequential decode.
+        self._is_counted = (
+            container.format.name == "avi"
+            or stream.codec_context.name == "mpeg4"
+            or any(packet.pts is None for packet in self._packets)
+            or len(set(shown)) < len(shown)
+        )
+        if self._is_counted:
+            self._times = self._count(rate, base)
+            self._shown, last = list(range(len(self._times))), 0
         else:
-            raise VideoDecodingError(f"{self.name}: the file has neither timestamps nor a frame rate")
-        if not last and len(shown) > 1:
-            last = self._times[-1] / (len(shown) - 1)
-        self.duration = self._times[-1] + (last or 1 / (average or 1))
+            self._shown, self._times = shown, [(pts - shown[0]) * base for pts in shown]
+            last = (durations[shown[-1]] or 0) * base if shown else 0
+        if not self._times:
+            raise VideoDecodingError(f"{self.name}: expected a video, found no frame in it")
+        if not last:
+            last = 1 / rate if rate or len(self._times) == 1 else self._times[-1] / (len(self._times) - 1)
+        self.num_frames, self.duration = len(self._times), self._times[-1] + last
+        self.fps = rate or self.num_frames / self.duration
+        self._expect_declared(container, stream, shown[0] * base if shown else 0.0)
 
-        # A file cut off behind its index still declares how many frames it had.
-        missing = max(0, stream.frames - len(self._packets))
-        if broken and not missing:
+    def _count(self, rate: float, base: float) -> list[float]:
+        """The times of all frames that a sequential decode shows."""
+        found = []
+        with self._open() as container:
+            try:
+                found.extend(frame.pts for frame in container.decode(self._stream(container)))
+            except av.FFmpegError as error:
+                self._broken = str(error)
+        if found and None not in found and len(set(found)) == len(found):
+            return [(pts - min(found)) * base for pts in sorted(found)]
+        if found and not rate:
+            raise VideoDecodingError(f"{self.name}: the file has neither timestamps nor a frame rate")
+        return [index / rate for index in range(len(found))]
+
+    def _expect_declared(self, container, stream, start: float):
+        """A file that was cut off still says how long it was: frames behind the cut count, but can't be read."""
+        missing, duration = 0, self.duration
+        if "mp4" in container.format.name:
+            missing = stream.frames - len(self._packets)
+            duration = float((stream.duration or 0) * stream.time_base)
+        elif "matroska" in container.format.name and "DURATION" in stream.metadata:
+            hours, minutes, seconds = map(float, stream.metadata["DURATION"].split(":"))
+            duration = 3600 * hours + 60 * minutes + seconds - start
+            missing = round((duration - self.duration) * self.fps) if duration - self.duration > TOLERANCE else 0
+        if missing > 0:
+            self.num_frames, self.duration = self.num_frames + missing, duration
+        elif self._broken:
             raise VideoDecodingError(
-                f"{self.name}: the video is damaged ({broken}) after {len(shown)} frames, and the file does not say "
-                "how many it should have"
+                f"{self.name}: the video is damaged ({self._broken}) after {self.num_frames} frames, and the file does "
+                "not say how many it should have"
             )
-        self.num_frames = len(shown) + missing
-        if missing:
-            self.duration = float(stream.duration * stream.time_base)
-        self.fps = average or self.num_frames / self.duration
 
     def _hide_undecodable(self):
         """A file cut in mid-stream begins with frames whose references are gone: a decoder doesn't show all of them."""
@@ -191,9 +223,10 @@ class PyAVReader(_Reader):
         if first or doubtful:
             decoded = set()
             with self._open() as container:
-                for frame in container.decode(video=0):
-                    decoded.add(frame.pts)
-                    if frame.pts is None or frame.pts >= self._packets[first].pts:
+                for packet in container.demux(self._stream(container)):
+                    with suppress(av.FFmpegError):
+                        decoded.update(frame.pts for frame in packet.decode())
+                    if any(pts is None or pts >= self._packets[first].pts for pts in decoded):
                         break
             for place, packet in enumerate(self._packets):
                 if (place < first or packet.pts in doubtful) and packet.pts not in decoded:
@@ -208,7 +241,7 @@ class PyAVReader(_Reader):
                 f"after {available}"
             )
         with self._errors_named("decoding"), self._open() as container:
-            decode = self._decode_wanted if self._has_timestamps else self._decode_counting
+            decode = self._decode_counting if self._is_counted else self._decode_wanted
             frames = decode(container, wanted)
         missing = [index for index in wanted if index not in frames]
         if missing:
@@ -219,7 +252,7 @@ class PyAVReader(_Reader):
         return np.stack([frames[index] for index in indices]), [self._times[index] for index in indices]
 
     def _decode_wanted(self, container, wanted):
-        stream = container.streams.video[0]
+        stream = self._stream(container)
         codec = stream.codec_context
         codec.thread_count = 1  # the cheapest in CPU; workers decode in parallel
         reformatter, frames = av.video.reformatter.VideoReformatter(), {}
@@ -255,15 +288,16 @@ class PyAVReader(_Reader):
 
     def _packets_between(self, container, stream, start, stop, place_of):
         """The packets from place `start` to `stop`, matched by their timestamps: seeking may land before `start`."""
-        container.seek(self._packets[start].pts, stream=stream, backward=True)
         place = -1
-        for packet in container.demux(stream):
-            place = place_of.get(packet.pts, -1) if packet.size else -1
-            if start <= place:
-                break
+        with suppress(av.FFmpegError):  # raw streams can't be sought in
+            container.seek(self._packets[start].pts, stream=stream, backward=True)
+            for packet in container.demux(stream):
+                place = place_of.get(packet.pts, -1) if packet.size else -1
+                if start <= place:
+                    break
         if place != start:  # or past it, in containers without an index
             with self._open() as rewound:
-                packets = (packet for packet in rewound.demux(rewound.streams.video[0]) if packet.size)
+                packets = (packet for packet in rewound.demux(self._stream(rewound)) if packet.size)
                 yield from itertools.islice(packets, start, stop + 1)
             return
         yield packet
@@ -293,7 +327,7 @@ class PyAVReader(_Reader):
 
     def _decode_counting(self, container, wanted):
         reformatter, frames, last = av.video.reformatter.VideoReformatter(), dict.fromkeys(wanted), wanted[-1]
-        for index, frame in enumerate(itertools.islice(container.decode(video=0), last + 1)):
+        for index, frame in enumerate(itertools.islice(container.decode(self._stream(container)), last + 1)):
             if index in frames:
                 frames[index] = self._to_rgb(reformatter, frame)
         return {index: frame for index, frame in frames.items() if frame is not None}

@@ -131,12 +131,14 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
     @staticmethod
     def flatten_videos(videos) -> list:
         """A flat list of single videos out of whatever nesting users and chat templates hand over."""
-        if _is_picture(videos):
+        if _is_picture(videos) and not str(videos).lower().endswith(".gif"):  # alone, an animation
             return [[videos]]
         if _is_single_video(videos):
             return [videos]
         if (isinstance(videos, (list, tuple)) and len(videos)) or getattr(videos, "ndim", 0) == 5:
-            return [video for item in videos for video in Seq2TimeVideoProcessor.flatten_videos(item)]
+            own = [item for item in videos if not isinstance(item, (list, tuple)) or item]  # a prompt may have none
+            if own:
+                return [video for item in own for video in Seq2TimeVideoProcessor.flatten_videos(item)]
         shape = f" of shape {tuple(videos.shape)}" if hasattr(videos, "shape") else ""
         raise ValueError(
             "expected a video: a path, URL, bytes, binary file, array (frames, height, width, 3), decord or torchcodec "
@@ -209,6 +211,8 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
     ) -> np.ndarray:
         """Which frames to take. A video shorter than `num_frames` gives all of its frames."""
         total = metadata.total_num_frames
+        if not (num_frames is None or num_frames >= 1) or not (fps is None or fps > 0):
+            raise ValueError(f"num_frames must be at least 1 and fps above 0, found {num_frames} and {fps}")
         if fps is not None:
             if num_frames is not None:
                 raise ValueError(f"num_frames and fps exclude each other, found num_frames={num_frames}, fps={fps}")

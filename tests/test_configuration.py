@@ -56,6 +56,10 @@ def test_save_and_load(tmp_path):
         ({"window_size": 16}, "window_size must be at least window_stride.*found window_size=16, window_stride=32"),
         ({"qformer_config": {"model_type": "bert"}}, "qformer_config.model_type must be .* found 'bert'"),
         ({"num_frames": "96"}, "num_frames"),
+        (
+            {"num_video_query_tokens": 0},
+            "num_video_query_tokens must be at least 1, found 32 and 0",
+        ),
         ({"time_text_padding": "longest"}, "time_text_padding"),
     ],
 )

@@ -1,6 +1,7 @@
 """The converter on the tiny reference (origin: tests/data/README.md): every stage of TimeChat, 12 greedy ids."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
-from modeling_seq2time import Seq2TimeForConditionalGeneration, Seq2TimeProcessor
+from modeling_seq2time import Seq2TimeForConditionalGeneration, Seq2TimeModel, Seq2TimeProcessor
 from modeling_seq2time.timechat_checkpoint import _resize_table
 
 
@@ -259,6 +260,41 @@ def test_video_llama(tmp_path):
     assert report["Qformer.bert.embeddings.word_embeddings.weight"] == "ignored: the image Q-Former reads no text"
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_tokenizers_legacy_flag_is_kept(tmp_path, legacy):
+    """What follows the video's placeholders is `▁</` or `</`, as the LLaMA folder says."""
+    llama = tmp_path / "llama"
+    shutil.copytree(FILES["llama"], llama)
+    settings = json.loads((llama / "tokenizer_config.json").read_text()) | {"legacy": legacy}
+    (llama / "tokenizer_config.json").write_text(json.dumps(settings))
+    done = convert(tmp_path / "out", llama=llama)
+    assert done.returncode == 0, done.stderr
+    processor = Seq2TimeProcessor.from_pretrained(tmp_path / "out")
+    processor.save_pretrained(tmp_path / "again")
+    for tokenizer in (processor.tokenizer, Seq2TimeProcessor.from_pretrained(tmp_path / "again").tokenizer):
+        behind = tokenizer.tokenize("<video></Video>")[1]
+        assert behind == ("▁</" if legacy else "</")
+
+
+def test_prompt_up_to_the_video_has_timechats_ids(converted):
+    processor = Seq2TimeProcessor.from_pretrained(converted)
+    expected = reference("inputs")["segment_ids.0"].tolist()
+    system = processor.decode(expected).split("<<SYS>>\n")[1].split("\n<</SYS>>")[0]
+    chat = [{"role": "system", "content": system}, {"role": "user", "content": [{"type": "video"}]}]
+    inputs = processor(text=processor.apply_chat_template(chat), videos=np.zeros((2, 8, 8, 3), np.uint8))
+    ids = inputs["input_ids"][0]
+    assert ids[: ids.index(processor.video_token_id)] == expected
+
+
+def test_base_model_loads_the_adapter_too(converted):
+    base = Seq2TimeModel.from_pretrained(converted).eval()
+    full = Seq2TimeForConditionalGeneration.from_pretrained(converted).eval()
+    inputs = reference_inputs(full.config)
+    with torch.no_grad():
+        expected = full.model(**inputs).last_hidden_state
+        torch.testing.assert_close(base(**inputs).last_hidden_state, expected)
+
+
 def test_rpt_rows_for_training(tmp_path):
     done = convert(tmp_path / "out", "--merge-lora", "--time-notation=rpt")
     assert done.returncode == 0, done.stderr
@@ -300,10 +336,19 @@ def test_incomplete_files_are_refused(tmp_path):
     [
         ({"eva": "gone.pth"}, "error: gone.pth: there is no such checkpoint file"),
         ({"llama": REFERENCE / "bert"}, "bert"),
+        ({"checkpoint": "cut.safetensors"}, "cut.safetensors: expected tensors that can be read safely"),
+        ({"eva": "list.pth"}, "list.pth: expected tensors that can be read safely, found: a list"),
+        ({"config": "list.json"}, "list.json: expected a JSON object, found a list"),
+        ({"config": "broken.json"}, "broken.json: expected JSON"),
         ({"checkpoint": REFERENCE / "instruct_blip.safetensors"}, "expected a tensor 'video_frame_position"),
     ],
 )
 def test_wrong_files(tmp_path, change, message):
+    (tmp_path / "cut.safetensors").write_bytes(FILES["checkpoint"].read_bytes()[:100_000])
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "broken.json").write_text('{"stride": ')
+    change = {name: tmp_path / file if (tmp_path / file).exists() else file for name, file in change.items()}
     done = convert(tmp_path / "out", **change)
     assert done.returncode == 1
     assert message in done.stderr

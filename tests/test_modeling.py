@@ -349,6 +349,17 @@ BAD = {
         },
         r"up to 96 frames \(max_frame_positions\), found 100",
     ),
+    "video tokens without a video": (
+        {name: lambda _: None for name in ("pixel_values_videos", "video_frame_mask", "video_time_input_ids")},
+        "the prompt holds video tokens, but no video was given",
+    ),
+    "an index before the pictures": (
+        {
+            "pixel_values_videos": lambda pixels: pixels[0, :3],
+            "video_picture_index": lambda _: torch.tensor([[0] * 9 + [-1]]),
+        },
+        "must name a picture for every frame of video_frame_mask, found -1",
+    ),
     "an index past the pictures": (
         {
             "pixel_values_videos": lambda pixels: pixels[0, :3],

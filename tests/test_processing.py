@@ -89,7 +89,7 @@ def test_string_and_list_content_are_the_same(tiny, video):
 def test_system_message(tiny):
     _, processor = tiny("timechat")
     conversation = [{"role": "system", "content": "Be exact."}, {"role": "user", "content": "When?"}]
-    assert processor.apply_chat_template(conversation) == "<s>[INST] <<SYS>>\nBe exact.\n<</SYS>>\n\nWhen? [/INST]"
+    assert processor.apply_chat_template(conversation) == "[INST] <<SYS>>\nBe exact.\n<</SYS>>\n\nWhen? [/INST]"
 
 
 def test_only_answers_are_learned(tiny, prompt, video):
@@ -127,9 +127,9 @@ def test_answers_become_seconds(tiny, prompt, video):
 @pytest.mark.parametrize(
     ("text", "videos", "message"),
     [
-        ("When?", "one", "expected one <video> in the text per video, found 0 for 1 videos"),
-        ("<video><video>", "one", "found 2 for 1 videos"),
-        ("<video>", None, "found 1 for 0 videos"),
+        ("When?", "one", r"expected one <video> in the text per video, found \[0\] for \[1\] videos"),
+        ("<video><video>", "one", r"found \[2\] for \[1\] videos"),
+        ("<video>", None, r"found \[1\] for \[0\] videos"),
         (None, None, "expected `text`, `videos` or both, found neither"),
         ([3], None, "expected `text` to be a string or a list of strings"),
     ],
@@ -138,6 +138,29 @@ def test_prompts_that_do_not_fit_their_videos(tiny, video, text, videos, message
     _, processor = tiny("timechat")
     with pytest.raises(ValueError, match=message):
         processor(text=text, videos=str(video) if videos else None)
+
+
+def test_videos_belong_to_their_prompts(tiny, video):
+    _, processor = tiny("timechat")
+    one, other = str(video), np.zeros((3, 8, 8, 3), np.uint8)
+    texts = ["<video>A<video>", "B"]
+    with pytest.raises(ValueError, match=r"found \[2, 0\] for \[1, 1\] videos"):
+        processor(text=texts, videos=[[one], [other]])
+    inputs = processor(text=texts, videos=[[one, other], []])
+    assert [ids.count(processor.video_token_id) for ids in inputs["input_ids"]] == [16, 0]
+    images = [[np.zeros((8, 8, 3), np.uint8)] * 2, [np.ones((9, 8, 3), np.uint8)] * 3]
+    inputs = processor(text=["<video>A", "<video>B"], videos=images)
+    assert [len(metadata.frames_indices) for metadata in inputs["video_metadata"]] == [2, 3]
+
+
+def test_another_notation_on_loading(tiny_folder, video):
+    processor = Seq2TimeProcessor.from_pretrained(tiny_folder("timechat"), time_notation="text")
+    inputs = processor(text="<video>", videos=str(video), num_frames=2)
+    assert processor.decode(inputs["input_ids"][0]).endswith(
+        "The video contains 2 frames sampled at 0.0, 2.4 seconds. "
+    )
+    sentence = processor.qformer_tokenizer.decode(inputs["video_time_input_ids"][0][1]).replace(" ", "")
+    assert sentence == "[CLS]thisframeissampledat2.4second.[SEP]"
 
 
 def test_images_are_no_silent_input(tiny):

@@ -31,6 +31,7 @@ VIDEOS = {
     "av1.mp4": {"codec": "libsvtav1", "options": {"preset": "12", "g": "50", "svtav1-params": "lp=1"}},
     "mpeg2.ts": {"codec": "mpeg2video", "options": {"bf": "2", "g": "12"}},
     "mpeg4.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
+    "h264.avi": {"options": {"bf": "3"}},
 }
 
 
@@ -166,6 +167,47 @@ def test_truncated_files(videos, tmp_path):
         reader.read([0, 149])
     with pytest.raises(VideoDecodingError, match="video of 5000 bytes: reading the video's index failed"):
         open_video(videos("h264.mp4").read_bytes()[:5000])
+
+
+def test_a_truncated_matroska_file_is_no_shorter_video(videos):
+    whole = videos("h264.mkv").read_bytes()
+    reader = open_video(whole[: int(len(whole) * 0.6)])
+    assert reader.num_frames == NUM_FRAMES
+    assert reader.duration == pytest.approx(NUM_FRAMES / 25, abs=0.05)
+    frames, _ = reader.read([0, 40])
+    assert [read_number(frame) for frame in frames] == [0, 40]
+    with pytest.raises(
+        VideoDecodingError, match="frame 149 was asked for; the file declares 150 frames, but ends after"
+    ):
+        reader.read([0, 149])
+
+
+def test_the_film_not_the_cover(videos, tmp_path):
+    """A still picture in front of the film is passed over; a song's cover is no video."""
+    film = tmp_path / "film.mkv"
+    with av.open(str(videos("h264.mkv"))) as source, av.open(str(film), "w") as target:
+        cover = target.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 48, 64, "yuvj420p"
+        stream = target.add_stream_from_template(source.streams.video[0])
+        still = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+        target.mux(cover.encode(still))
+        target.mux(cover.encode())
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                target.mux(packet)
+    frames, _ = open_video(film).read([0, 100])
+    assert [read_number(frame) for frame in frames] == [0, 100]
+
+
+def test_joined_transport_streams(videos, tmp_path):
+    """Two recordings in one file: timestamps start again, every frame is there."""
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(videos("h264.ts").read_bytes() * 2)
+    expected = sequential(joined)
+    frames, times = open_video(joined).read(range(len(expected)))
+    np.testing.assert_array_equal(frames, expected)
+    assert (np.diff(times) > 0).all()
 
 
 def test_damage_in_the_middle_is_an_error(videos, tmp_path):

@@ -1,4 +1,7 @@
+import functools
+import http.server
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +103,28 @@ def test_image_sequences(process, tmp_path):
     assert many["pixel_values_videos"].shape[1] == 20, "images named one by one are all meant"
 
 
+def test_an_animation_is_a_video_and_a_picture_among_pictures(process, tmp_path):
+    path = tmp_path / "moving.gif"
+    pictures = [Image.new("RGB", (20, 20), (50 * shade, 0, 0)) for shade in range(5)]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=100)
+    assert process(path)["video_metadata"][0].times == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert process([path, path])["video_metadata"][0].times is None
+
+
+def test_urls(process, video, tmp_path):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=video.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        found = process(f"{address}/{video.name}")
+        torch.testing.assert_close(found["pixel_values_videos"], process(video)["pixel_values_videos"])
+        with pytest.raises(ValueError, match=r"gone.mp4: expected a video, the server answered 404"):
+            process(f"{address}/gone.mp4")
+        server.shutdown()
+    with pytest.raises(ValueError, match=f"{address}/{video.name}: the video can't be fetched"):
+        process(f"{address}/{video.name}")
+
+
 def test_short_and_long_videos_in_a_batch(process, video):
     found = process([video, np.zeros((3, 20, 20, 3), np.uint8)])
     assert found["pixel_values_videos"].shape == (2, 8, 3, 28, 28)
@@ -136,6 +161,8 @@ def test_decoders_see_the_same_frames(video, decoder):
         (np.zeros((4, 5)), {}, r"expected a video: .* found ndarray of shape \(4, 5\)"),
         (np.zeros((0, 20, 20, 3)), {}, "a video must have at least one frame"),
         (np.zeros((5, 20, 20, 3)), {"num_frames": 6}, "num_frames=6 frames were asked for of an array that has 5"),
+        (np.zeros((5, 20, 20, 3)), {"num_frames": -1}, "num_frames|-1"),
+        (np.zeros((5, 20, 20, 3)), {"fps": 0.0, "video_metadata": {"fps": 2.0}}, "fps|0.0"),
         (np.zeros((5, 20, 20, 3)), {"num_frames": 2, "fps": 1.0}, "num_frames and fps exclude each other"),
         (np.zeros((5, 20, 20, 3)), {"fps": 1.0}, "sampling at fps=1.0 needs the video's own frame rate"),
         (
