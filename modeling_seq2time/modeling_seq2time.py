@@ -264,8 +264,6 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
             )
 
         video_features = None
-        if video_outputs is None and input_ids is not None and (input_ids == self.config.video_token_id).any():
-            raise ValueError("the prompt holds video tokens, but no video was given")
         if video_outputs is not None:
             video_features = tuple(video_outputs.pooler_output)
             flat = torch.cat(video_features).to(inputs_embeds.device, inputs_embeds.dtype)

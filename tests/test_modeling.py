@@ -349,10 +349,6 @@ BAD = {
         },
         r"up to 96 frames \(max_frame_positions\), found 100",
     ),
-    "video tokens without a video": (
-        {name: lambda _: None for name in ("pixel_values_videos", "video_frame_mask", "video_time_input_ids")},
-        "the prompt holds video tokens, but no video was given",
-    ),
     "an index before the pictures": (
         {
             "pixel_values_videos": lambda pixels: pixels[0, :3],
