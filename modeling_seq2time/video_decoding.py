@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 
 import numpy as np
 from huggingface_hub.utils import httpx
@@ -89,6 +90,10 @@ def _describe(source) -> str:
     return f"video of {len(source)} bytes" if isinstance(source, (bytes, bytearray)) else type(source).__name__
 
 
+def _seconds(ticks: int, base: Fraction) -> float:
+    return ticks * base.numerator / base.denominator  # the nearest float, which a product of floats is not
+
+
 def _file(source):
     """A path as it is, bytes as a file of their own."""
     return io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
@@ -158,7 +163,7 @@ class PyAVReader(_Reader):
             self._broken = str(error)
         self._hide_undecodable()
         shown = sorted(packet.pts for packet in self._packets if packet.is_shown and packet.pts is not None)
-        rate, base = float(stream.average_rate or stream.guessed_rate or 0), float(stream.time_base)
+        rate, base = float(stream.average_rate or stream.guessed_rate or 0), stream.time_base
         # AVI has no timestamps of its own, MPEG-4 Part 2 may pack two frames in a packet, raw streams repeat or lack
         # timestamps: there frames are counted in a sequential decode.
         self._is_counted = (
@@ -171,17 +176,17 @@ class PyAVReader(_Reader):
             self._times = self._count(rate, base)
             self._shown, last = list(range(len(self._times))), 0
         else:
-            self._shown, self._times = shown, [(pts - shown[0]) * base for pts in shown]
-            last = (durations[shown[-1]] or 0) * base if shown else 0
+            self._shown, self._times = shown, [_seconds(pts - shown[0], base) for pts in shown]
+            last = _seconds(durations[shown[-1]] or 0, base) if shown else 0
         if not self._times:
             raise VideoDecodingError(f"{self.name}: expected a video, found no frame in it")
         if not last:
             last = 1 / rate if rate or len(self._times) == 1 else self._times[-1] / (len(self._times) - 1)
-        self.num_frames, self.duration = len(self._times), self._times[-1] + last
+        self.num_frames, self.duration = len(self._times), round(self._times[-1] + last, 9)
         self.fps = rate or self.num_frames / self.duration
-        self._expect_declared(container, stream, shown[0] * base if shown else 0.0)
+        self._expect_declared(container, stream, _seconds(shown[0], base) if shown else 0.0)
 
-    def _count(self, rate: float, base: float) -> list[float]:
+    def _count(self, rate: float, base: Fraction) -> list[float]:
         """The times of all frames that a sequential decode shows."""
         found = []
         with self._open() as container:
@@ -190,7 +195,7 @@ class PyAVReader(_Reader):
             except av.FFmpegError as error:
                 self._broken = str(error)
         if found and None not in found and len(set(found)) == len(found):
-            return [(pts - min(found)) * base for pts in sorted(found)]
+            return [_seconds(pts - min(found), base) for pts in sorted(found)]
         if found and not rate:
             raise VideoDecodingError(f"{self.name}: the file has neither timestamps nor a frame rate")
         return [index / rate for index in range(len(found))]
@@ -265,7 +270,7 @@ class PyAVReader(_Reader):
             def collect(decoded, first=first, expected=expected):
                 for frame in decoded:
                     if frame.is_corrupt and frame.pts >= first:
-                        raise VideoDecodingError(f"{self.name}: the video is damaged near {self._seconds(frame.pts)}")
+                        raise VideoDecodingError(f"{self.name}: the video is damaged near {self._place(frame.pts)}")
                     expected.discard(frame.pts)
                     if frame.pts in index_of:
                         frames[index_of[frame.pts]] = self._to_rgb(reformatter, frame)
@@ -280,10 +285,10 @@ class PyAVReader(_Reader):
                     collect(codec.decode(packet))
             collect(codec.decode(None))
             if expected:
-                raise VideoDecodingError(f"{self.name}: the video is damaged near {self._seconds(min(expected))}")
+                raise VideoDecodingError(f"{self.name}: the video is damaged near {self._place(min(expected))}")
         return frames
 
-    def _seconds(self, pts: int) -> str:
+    def _place(self, pts: int) -> str:
         return f"{self._times[bisect.bisect_left(self._shown, pts)]:.2f} s"
 
     def _packets_between(self, container, stream, start, stop, place_of):
