@@ -60,12 +60,13 @@ class Seq2TimePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        if not is_peft_available() and find_adapter_config_file(pretrained_model_name_or_path):
+        path = pretrained_model_name_or_path
+        if path is not None and not is_peft_available() and find_adapter_config_file(path):
             raise ImportError(
-                f"{pretrained_model_name_or_path} keeps its LoRA weights as a PEFT adapter, which would be lost "
+                f"{path} keeps its LoRA weights as a PEFT adapter, which would be lost "
                 "without the package peft: install it, or merge the adapter first"
             )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return super().from_pretrained(path, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):
