@@ -43,7 +43,7 @@ TIMECHAT_7B = {
 def read_config(files: dict, llama: Path, given: dict, time_notation: str) -> Seq2TimeConfig:
     """Sizes from the tensors, what they cannot tell from `given` or TimeChat-7B."""
     told = {
-        key: value | given.get(key, {}) if isinstance(value, dict) else given.get(key, value)
+        key: value | (given.get(key) or {}) if isinstance(value, dict) else given.get(key, value)
         for key, value in TIMECHAT_7B.items()
     }
     checkpoint, eva, blip = (files[name] for name in ("checkpoint", "eva", "instructblip"))
@@ -167,7 +167,7 @@ def prepare(args):
     config.time_token_ids = tokenizer.convert_tokens_to_ids(list(notation.tokens))
     config.text_config.vocab_size = max(len(tokenizer), config.text_config.vocab_size)
 
-    alpha = given.get("lora", {}).get("alpha", TIMECHAT_7B["lora"]["alpha"])
+    alpha = (given.get("lora") or {}).get("alpha", TIMECHAT_7B["lora"]["alpha"])
     plan = make_plan(files, args.llama, config, args.merge_lora, alpha)
     # The placeholder's rows are never used; a copy of <unk>'s keeps its score from standing out.
     seeds = {config.video_token_id: tokenizer.unk_token_id or 0}

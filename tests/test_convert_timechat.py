@@ -242,8 +242,8 @@ def test_video_llama(tmp_path):
     tensors = load_file(FILES["checkpoint"])
     video_only = {key: value for key, value in tensors.items() if key.startswith(("video_", "llama_proj."))}
     save_file(video_only, tmp_path / "video_llama.safetensors")
-    settings = json.loads(FILES["config"].read_text()) | {"qformer_text_input": False, "stride": 0, "window_size": 0}
-    (tmp_path / "config.json").write_text(json.dumps(settings | {"lora": {}}))
+    settings = json.loads(FILES["config"].read_text()) | {"qformer_text_input": False, "stride": 0, "window_size": None}
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"lora": None}))
     done = convert(tmp_path / "out", checkpoint=tmp_path / "video_llama.safetensors", config=tmp_path / "config.json")
     assert done.returncode == 0, done.stderr
     model = Seq2TimeForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
