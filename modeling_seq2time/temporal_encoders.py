@@ -79,7 +79,10 @@ class VideoQFormer(nn.Module):
 
         # A partial window is filled up with frames that its mask hides.
         exists = frame < frame_mask.sum(dim=1)[video][:, None]
-        window_tokens = frame_tokens[video[:, None], frame.clamp(max=num_frames - 1)]
+        if self.window_stride in (0, window_size) and frame.numel() == frame_mask.numel():  # they tile: no copy
+            window_tokens = frame_tokens.reshape(*frame.shape, *frame_tokens.shape[2:])
+        else:
+            window_tokens = frame_tokens[video[:, None], frame.clamp(max=num_frames - 1)]
         window_mask = exists[:, :, None] & token_mask[video][:, None, :]
 
         output = self.qformer(
