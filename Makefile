@@ -20,8 +20,8 @@ install: .venv/dev.done
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch .venv/base.done $@
 
-# A tiny model with random weights answers about a video that is rendered here; the last line runs in a process that
-# knows transformers only and takes the model's code from its folder.
+# A tiny model with random weights answers about a video that is rendered here; the last line runs in a process of its
+# own, whose script imports transformers only and takes the model's code from its folder.
 quickstart: .venv/base.done
 	$(BIN)/python examples/make_tiny_model.py --preset timechat --output quickstart/tiny-timechat
 	$(BIN)/python examples/render_video.py --output quickstart/shapes.mp4

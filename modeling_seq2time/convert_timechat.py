@@ -5,8 +5,8 @@ Makes a Hub folder from the files of TimeChat or Video-LLaMA.
         --instructblip instruct_blip_vicuna7b_trimmed.pth --llama Llama-2-7b-chat-hf --bert bert-base-uncased \\
         --output timechat-7b-hf
 
-Every file may be a `.pth` (read with `weights_only=True`) or safetensors. Tensors are streamed: at no time is more than
-one input file and one output shard in memory. `conversion_report.json` says what became of every key.
+Every file may be a `.pth` (read with `weights_only=True`) or safetensors. Tensors are streamed, input file
+by input file and output shard by output shard. `conversion_report.json` says what became of every key.
 """
 
 import argparse

@@ -242,7 +242,8 @@ def make_plan(files: dict, llama: Path, config: Seq2TimeConfig, merge_lora: bool
     plan_checkpoint(plan, files["checkpoint"], reads_time, config.max_frame_positions)
     if merge_lora:
         for module in {module for module, _ in plan.lora}:
-            plan.tensors[f"{module}.weight"] = _merged(plan, module, alpha)
+            if f"{module}.weight" in plan.tensors:  # if not, it is reported as missing
+                plan.tensors[f"{module}.weight"] = _merged(plan, module, alpha)
     return plan
 
 

@@ -224,6 +224,19 @@ def test_pth_files_and_shards(merged, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_a_language_model_with_a_gap_is_named(tmp_path):
+    """Also where LoRA should be merged into what is missing."""
+    llama = tmp_path / "llama"
+    shutil.copytree(FILES["llama"], llama)
+    tensors = load_file(llama / "model.safetensors")
+    del tensors["model.layers.1.self_attn.q_proj.weight"]
+    save_file(tensors, llama / "model.safetensors")
+    done = convert(tmp_path / "out", "--merge-lora", llama=llama)
+    assert done.returncode == 1
+    assert "missing: model.language_model.layers.1.self_attn.q_proj.weight" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("code from a checkpoint was run",))

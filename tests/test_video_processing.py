@@ -161,8 +161,16 @@ def test_decoders_see_the_same_frames(video, decoder):
         (np.zeros((4, 5)), {}, r"expected a video: .* found ndarray of shape \(4, 5\)"),
         (np.zeros((0, 20, 20, 3)), {}, "a video must have at least one frame"),
         (np.zeros((5, 20, 20, 3)), {"num_frames": 6}, "num_frames=6 frames were asked for of an array that has 5"),
-        (np.zeros((5, 20, 20, 3)), {"num_frames": -1}, "num_frames|-1"),
-        (np.zeros((5, 20, 20, 3)), {"fps": 0.0, "video_metadata": {"fps": 2.0}}, "fps|0.0"),
+        (
+            np.zeros((5, 20, 20, 3)),
+            {"num_frames": -1},
+            "num_frames must be at least 1 and fps above 0, found -1 and None",
+        ),
+        (
+            np.zeros((5, 20, 20, 3)),
+            {"fps": 0.0, "video_metadata": {"fps": 2.0}},
+            "num_frames must be at least 1 and fps above 0, found None and 0.0",
+        ),
         (np.zeros((5, 20, 20, 3)), {"num_frames": 2, "fps": 1.0}, "num_frames and fps exclude each other"),
         (np.zeros((5, 20, 20, 3)), {"fps": 1.0}, "sampling at fps=1.0 needs the video's own frame rate"),
         (
