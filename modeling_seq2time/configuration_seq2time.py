@@ -92,6 +92,8 @@ class Seq2TimeConfig(PreTrainedConfig):
             Any language model of `AutoModelForCausalLM`.
         time_notation (`str`):
             How a position is written for the language model; a name known to `get_notation`.
+        time_notation_options (`dict`, *optional*):
+            The notation's options, such as `num_bins`.
         time_token_ids (`list[int]`, *optional*):
             Vocabulary ids of the notation's own tokens. Set by `add_time_tokens`; `None` until then.
         num_frames (`int`):
@@ -126,6 +128,7 @@ class Seq2TimeConfig(PreTrainedConfig):
     video_qformer_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     time_notation: str = "rpt"
+    time_notation_options: dict | None = None
     time_token_ids: list[int] | None = None
     video_token_id: int = 32000
     num_frames: int = 96
@@ -158,7 +161,7 @@ class Seq2TimeConfig(PreTrainedConfig):
 
     def validate_time(self):
         """Frames fit their position table, windows cover every frame, the notation exists."""
-        get_notation(self.time_notation)
+        get_notation(self.time_notation, **self.time_notation_options or {})
         if not 1 <= self.num_frames <= self.max_frame_positions:
             raise ValueError(
                 f"num_frames must be between 1 and max_frame_positions={self.max_frame_positions}, "

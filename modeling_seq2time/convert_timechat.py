@@ -24,7 +24,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from . import Seq2TimeConfig, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
-from .time_notation import get_notation, seed_ids
+from .time_notation import NOTATIONS, seed_ids
 from .timechat_checkpoint import Plan, Weights, extended, make_plan
 
 
@@ -162,7 +162,7 @@ def prepare(args):
     processor = Seq2TimeProcessor.from_config(
         config, tokenizer, BertTokenizer.from_pretrained(args.bert, bos_token="[DEC]")
     )
-    notation = get_notation(config.time_notation)
+    notation = processor.notation
     config.video_token_id = processor.video_token_id
     config.time_token_ids = tokenizer.convert_tokens_to_ids(list(notation.tokens))
     config.text_config.vocab_size = max(len(tokenizer), config.text_config.vocab_size)
@@ -171,7 +171,12 @@ def prepare(args):
     plan = make_plan(files, args.llama, config, args.merge_lora, alpha)
     # The placeholder's rows are never used; a copy of <unk>'s keeps its score from standing out.
     seeds = {config.video_token_id: tokenizer.unk_token_id or 0}
-    seeds |= dict(zip(config.time_token_ids, seed_ids(notation, tokenizer), strict=True))
+    start_from = seed_ids(notation, tokenizer)
+    seeds |= (
+        dict.fromkeys(config.time_token_ids)
+        if start_from is None
+        else dict(zip(config.time_token_ids, start_from, strict=True))
+    )
     for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
         if name in plan.tensors:
             config.dtype = plan.tensors[name]().dtype
@@ -273,7 +278,7 @@ def main():
     parser.add_argument("--merge-lora", action="store_true", help="add the LoRA update to the language model's weights")
     parser.add_argument("--allow-incomplete", action="store_true", help="write even if tensors are missing")
     parser.add_argument(
-        "--time-notation", choices=("text", "rpt"), default="text", help="TimeChat speaks text; rpt to train Seq2Time"
+        "--time-notation", choices=NOTATIONS, default="text", help="TimeChat speaks text; rpt to train Seq2Time"
     )
     parser.add_argument("--max-shard-size", type=float, default=2.0, help="in GB")
     args = parser.parse_args()

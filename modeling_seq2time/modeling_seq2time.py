@@ -319,13 +319,16 @@ class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin)
         return self.model.get_video_features(*args, **kwargs)
 
     @torch.no_grad()
-    def add_time_tokens(self, tokenizer, notation: str | None = None) -> list[int]:
+    def add_time_tokens(self, tokenizer, notation: str | None = None, **options) -> list[int]:
         """
         Adds the notation's own tokens to the tokenizer and the model. Each new row of the input and output embeddings
-        starts as the row of the plain text that the token stands for (`<7>` as `7`). Rows that the model has already
-        are left as they are, so that calling it again, or on a trained model, changes nothing.
+        starts as the row of the plain text that the token stands for (`<7>` as `7`), or as the mean of the old rows
+        where it stands for none (`<bin_7>`). Rows that the model has already are left as they are, so that calling it
+        again, or on a trained model, changes nothing.
         """
-        notation = get_notation(notation or self.config.time_notation)
+        if notation is None:
+            notation, options = self.config.time_notation, self.config.time_notation_options or {}
+        notation, old_rows = get_notation(notation, **options), self.config.text_config.vocab_size
         tokenizer.add_tokens(time_tokens(notation))
         token_ids = tokenizer.convert_tokens_to_ids(list(notation.tokens))
         if len(tokenizer) > self.config.text_config.vocab_size:
@@ -333,8 +336,13 @@ class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin)
         if self.config.time_token_ids != token_ids:
             seeds = seed_ids(notation, tokenizer)
             for embedding in (self.get_input_embeddings(), self.get_output_embeddings()):
-                embedding.weight[token_ids] = embedding.weight[seeds]
+                if seeds is None:
+                    old = [row for row in range(old_rows) if row not in token_ids]
+                    embedding.weight[token_ids] = embedding.weight[old].mean(dim=0)
+                else:
+                    embedding.weight[token_ids] = embedding.weight[seeds]
         self.config.time_notation, self.config.time_token_ids = notation.name, token_ids
+        self.config.time_notation_options = notation.options or None
         return token_ids
 
     @can_return_tuple

@@ -3,7 +3,7 @@
 from transformers import BatchFeature, ProcessorMixin
 
 from .configuration_seq2time import count_video_tokens
-from .time_notation import get_notation, time_tokens
+from .time_notation import Notation, get_notation, time_tokens
 from .video_processing_seq2time import Seq2TimeVideoMetadata, Seq2TimeVideoProcessor
 
 
@@ -45,6 +45,8 @@ class Seq2TimeProcessor(ProcessorMixin):
             The language model's tokenizer and the image Q-Former's (BERT's, with `[DEC]`).
         time_notation (`str`, *optional*, defaults to `"rpt"`):
             How positions are written for the language model.
+        time_notation_options (`dict`, *optional*):
+            The notation's options, such as `num_bins`.
         frame_template, sequence_template (`dict`, *optional*):
             The sentence that the image Q-Former reads with each frame, and the one that follows the video tokens in
             the prompt; each by unit, `"s"` for videos and `"image"` for image sequences. The notation's own if not
@@ -64,6 +66,7 @@ class Seq2TimeProcessor(ProcessorMixin):
         tokenizer=None,
         qformer_tokenizer=None,
         time_notation="rpt",
+        time_notation_options=None,
         frame_template=None,
         sequence_template=None,
         qformer_reads_time=True,
@@ -72,13 +75,13 @@ class Seq2TimeProcessor(ProcessorMixin):
         chat_template=None,
     ):
         self.auto_map = {"AutoProcessor": "processing_seq2time.Seq2TimeProcessor"}
-        self.time_notation = time_notation
+        self.time_notation, self.time_notation_options = time_notation, time_notation_options
         self.frame_template, self.sequence_template = frame_template, sequence_template
         self.qformer_reads_time = qformer_reads_time
         self.window_stride, self.num_video_query_tokens = window_stride, num_video_query_tokens
         super().__init__(video_processor, tokenizer, qformer_tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         tokenizer.add_special_tokens({"extra_special_tokens": [self.video_token]}, replace_extra_special_tokens=False)
-        tokenizer.add_tokens(time_tokens(get_notation(time_notation)))
+        tokenizer.add_tokens(time_tokens(self.notation))
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         if hasattr(tokenizer, "legacy"):  # LLaMA's; saving would lose it, and with it how text behind a video is split
             tokenizer.init_kwargs["legacy"] = tokenizer.legacy
@@ -96,10 +99,15 @@ class Seq2TimeProcessor(ProcessorMixin):
             tokenizer,
             qformer_tokenizer,
             time_notation=config.time_notation,
+            time_notation_options=config.time_notation_options,
             qformer_reads_time=config.qformer_reads_time,
             window_stride=config.window_stride,
             num_video_query_tokens=config.num_video_query_tokens,
         )
+
+    @property
+    def notation(self) -> Notation:
+        return get_notation(self.time_notation, **self.time_notation_options or {})
 
     def __call__(self, text=None, videos=None, **kwargs) -> BatchFeature:
         """
@@ -149,7 +157,7 @@ class Seq2TimeProcessor(ProcessorMixin):
     def _written_times(self, metadata: Seq2TimeVideoMetadata) -> tuple[str, list[str]]:
         """The unit of a sequence, and its frames' positions in the notation."""
         unit, length = ("image", metadata.total_num_frames) if metadata.times is None else ("s", metadata.duration)
-        notation = get_notation(self.time_notation)
+        notation = self.notation
         return unit, [notation.encode(position, length, unit) for position in metadata.positions]
 
     def _time_inputs(self, videos_metadata) -> dict[str, list]:
@@ -157,7 +165,7 @@ class Seq2TimeProcessor(ProcessorMixin):
         sentences = []
         for metadata in videos_metadata:
             unit, times = self._written_times(metadata)
-            template = (self.frame_template or get_notation(self.time_notation).frame_template)[unit]
+            template = (self.frame_template or self.notation.frame_template)[unit]
             sentences.append(
                 [template.format(position=p, time=t) for p, t in zip(metadata.positions, times, strict=True)]
             )
@@ -176,14 +184,14 @@ class Seq2TimeProcessor(ProcessorMixin):
         """What a `<video>` in the prompt becomes: its placeholders and the sentence with its frames' times."""
         unit, times = self._written_times(metadata)
         tokens = count_video_tokens(len(times), self.window_stride, self.num_video_query_tokens)
-        template = (self.sequence_template or get_notation(self.time_notation).sequence_template)[unit]
+        template = (self.sequence_template or self.notation.sequence_template)[unit]
         sentence = template.format(count=len(times), times=", ".join(times))
         return f"<Video>{self.video_token * tokens}</Video> {sentence}"
 
     def times_in(self, answer: str, metadata: Seq2TimeVideoMetadata) -> list[float]:
         """The times that an answer names: seconds of a video, places (from 1) of an image sequence."""
         length = metadata.total_num_frames if metadata.times is None else metadata.duration
-        return [position * length for position in get_notation(self.time_notation).decode(answer, length)]
+        return [position * length for position in self.notation.decode(answer, length)]
 
 
 Seq2TimeProcessor.register_for_auto_class()

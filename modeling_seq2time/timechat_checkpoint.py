@@ -257,14 +257,14 @@ def _merged(plan: Plan, module: str, alpha: float):
     return make
 
 
-def extended(make, rows: int, seeds: dict[int, int]):
-    """An embedding matrix with the new tokens' rows, each a copy of the row it starts from."""
+def extended(make, rows: int, seeds: dict[int, int | None]):
+    """An embedding matrix with the new tokens' rows, each a copy of the row it starts from; None: of their mean."""
 
     def extend():
         old = make()
         new = torch.cat([old, old.new_zeros(max(0, rows - len(old)), old.shape[1])])
         for token_id, seed in seeds.items():
-            new[token_id] = old[seed]
+            new[token_id] = old.float().mean(dim=0) if seed is None else old[seed]
         return new
 
     return extend
