@@ -14,8 +14,10 @@ from transformers import (
 
 from .configuration_seq2time import Seq2TimeConfig
 from .modeling_seq2time import Seq2TimeForConditionalGeneration, Seq2TimeModel
+from .moments import Answer, Moment, failure_rate
 from .processing_seq2time import Seq2TimeProcessor
-from .time_notation import get_notation
+from .time_decoding import AnswerForm, TimeLogitsProcessor
+from .time_notation import escape, get_notation, mark, parse, render
 from .video_processing_seq2time import Seq2TimeVideoProcessor
 
 
@@ -27,10 +29,19 @@ AutoProcessor.register(Seq2TimeConfig, Seq2TimeProcessor)
 AutoVideoProcessor.register(Seq2TimeConfig, Seq2TimeVideoProcessor)
 
 __all__ = [
+    "Answer",
+    "AnswerForm",
+    "Moment",
     "Seq2TimeConfig",
     "Seq2TimeForConditionalGeneration",
     "Seq2TimeModel",
     "Seq2TimeProcessor",
     "Seq2TimeVideoProcessor",
+    "TimeLogitsProcessor",
+    "escape",
+    "failure_rate",
     "get_notation",
+    "mark",
+    "parse",
+    "render",
 ]

@@ -20,6 +20,7 @@ from transformers.utils import TransformersKwargs, find_adapter_config_file, is_
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_seq2time import Seq2TimeConfig
+from .temporal_answers import TemporalAnswers
 from .temporal_encoders import ImageQFormer, VideoQFormer
 from .time_notation import get_notation, seed_ids, time_tokens
 
@@ -289,7 +290,7 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         )
 
 
-class Seq2TimeForConditionalGeneration(Seq2TimePreTrainedModel, GenerationMixin):
+class Seq2TimeForConditionalGeneration(TemporalAnswers, Seq2TimePreTrainedModel, GenerationMixin):
     """Seq2Time with the language model's head: answers *when* and *what* in a notation of time."""
 
     _tp_plan = {"lm_head": "colwise_gather_output"}

@@ -50,7 +50,8 @@ class Seq2TimeProcessor(ProcessorMixin):
         frame_template, sequence_template (`dict`, *optional*):
             The sentence that the image Q-Former reads with each frame, and the one that follows the video tokens in
             the prompt; each by unit, `"s"` for videos and `"image"` for image sequences. The notation's own if not
-            given. Fields: `position`, `time` (in the notation); `count`, `times`.
+            given. Fields: `position`, `plain` (seconds or place in plain text), `time` (in the notation); `count`,
+            `times`.
         qformer_reads_time (`bool`, *optional*, defaults to `True`):
             Whether the image Q-Former is given a time sentence (TimeChat) or not (Video-LLaMA).
         window_stride, num_video_query_tokens (`int`, *optional*, defaults to 32 and 32):
@@ -156,8 +157,7 @@ class Seq2TimeProcessor(ProcessorMixin):
 
     def _written_times(self, metadata: Seq2TimeVideoMetadata) -> tuple[str, list[str]]:
         """The unit of a sequence, and its frames' positions in the notation."""
-        unit, length = ("image", metadata.total_num_frames) if metadata.times is None else ("s", metadata.duration)
-        notation = self.notation
+        notation, length, unit = self.notation, metadata.length, metadata.unit
         return unit, [notation.encode(position, length, unit) for position in metadata.positions]
 
     def _time_inputs(self, videos_metadata) -> dict[str, list]:
@@ -165,10 +165,10 @@ class Seq2TimeProcessor(ProcessorMixin):
         sentences = []
         for metadata in videos_metadata:
             unit, times = self._written_times(metadata)
+            plain = [get_notation("text").encode(place, metadata.length, unit) for place in metadata.positions]
             template = (self.frame_template or self.notation.frame_template)[unit]
-            sentences.append(
-                [template.format(position=p, time=t) for p, t in zip(metadata.positions, times, strict=True)]
-            )
+            fields = zip(metadata.positions, plain, times, strict=True)
+            sentences.append([template.format(position=place, plain=text, time=time) for place, text, time in fields])
         flat = [sentence for video in sentences for sentence in video]
         encoded = self.qformer_tokenizer(flat, padding="longest", padding_side="right")
         num_frames, inputs = max(map(len, sentences)), {}
@@ -188,10 +188,21 @@ class Seq2TimeProcessor(ProcessorMixin):
         sentence = template.format(count=len(times), times=", ".join(times))
         return f"<Video>{self.video_token * tokens}</Video> {sentence}"
 
+    def ask(self, questions: list[str], videos_metadata: list[Seq2TimeVideoMetadata]) -> tuple[list[str], str]:
+        """A prompt for each question about a video that was processed already, and what their answers begin with."""
+        prompts, prefix = [], ""
+        for question, metadata in zip(questions, videos_metadata, strict=True):
+            content = [{"type": "video"}, {"type": "text", "text": question}]
+            chat = [{"role": "user", "content": content}]
+            prompt = self.apply_chat_template(chat, add_generation_prompt=True)
+            answered = self.apply_chat_template([*chat, {"role": "assistant", "content": "X"}])
+            prefix = answered.removeprefix(prompt).partition("X")[0] if answered.startswith(prompt) else ""
+            prompts.append(prompt.replace(self.video_token, self._video_text(metadata)))
+        return prompts, prefix
+
     def times_in(self, answer: str, metadata: Seq2TimeVideoMetadata) -> list[float]:
         """The times that an answer names: seconds of a video, places (from 1) of an image sequence."""
-        length = metadata.total_num_frames if metadata.times is None else metadata.duration
-        return [position * length for position in self.notation.decode(answer, length)]
+        return [position * metadata.length for position in self.notation.decode(answer, metadata.length, metadata.unit)]
 
 
 Seq2TimeProcessor.register_for_auto_class()

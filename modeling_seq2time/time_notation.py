@@ -217,7 +217,7 @@ class _SecondsAndPlaces(Notation):
     """Notations that count: tenths of a second, or images. Their codes are tenths of either."""
 
     unit_words = {"s": " seconds", "image": ""}
-    frame_template = {"s": "This frame is sampled at {time} second.", "image": "This frame is number {time}."}
+    frame_template = {"s": "This frame is sampled at {plain} second.", "image": "This frame is number {plain}."}
     sequence_template = {
         "s": "The video contains {count} frames sampled at {times} seconds. ",
         "image": "The video contains {count} frames numbered {times}. ",

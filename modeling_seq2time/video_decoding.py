@@ -109,6 +109,11 @@ class _Reader:
     def __init__(self, source, size):
         self.name, self.source, self.size = _describe(source), source, size
 
+    def between(self, start: float, end: float) -> np.ndarray:
+        """Places of the frames shown from second `start` on and before `end`."""
+        times = np.asarray(self._times)
+        return np.flatnonzero((times >= start - 1e-6) & (times < end - 1e-6))
+
     def read(self, indices) -> tuple[np.ndarray, list[float]]:
         """Frames at these places of the display order, `(frames, height, width, 3)`, and their times in seconds."""
         indices = [int(index) for index in indices]

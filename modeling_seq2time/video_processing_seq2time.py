@@ -1,5 +1,6 @@
 """Frames of a video or of a list of images, each with its time."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Literal
@@ -41,6 +42,15 @@ class Seq2TimeVideoMetadata(VideoMetadata):
         return super().timestamps if self.times is None else self.times
 
     @property
+    def unit(self) -> str:
+        return "image" if self.times is None else "s"
+
+    @property
+    def length(self) -> float:
+        """The sequence's duration in seconds, or its number of images."""
+        return self.total_num_frames if self.times is None else self.duration
+
+    @property
     def positions(self) -> list[float]:
         """Each sampled frame's place as a fraction of its sequence; images count from 1."""
         if self.times is None:
@@ -77,6 +87,15 @@ def random_indices(total: int, count: int, seed: int | None = None) -> np.ndarra
     if (edges[1:] - edges[:-1] < 2).any():
         return np.sort(rng.choice(total, count, replace=False))
     return rng.integers(edges[:-1], edges[1:] - 1)
+
+
+def window_spans(duration: float, length: float) -> list[tuple[float, float]]:
+    """Windows of this length that cover a video, evenly spaced, neighbours sharing at least half of it."""
+    if duration <= length:
+        return [(0.0, duration)]
+    last = duration - length
+    count = math.ceil(last / (length / 2)) + 1
+    return [(start, start + length) for start in (last * number / (count - 1) for number in range(count))]
 
 
 class Seq2TimeVideoProcessor(BaseVideoProcessor):
@@ -144,6 +163,36 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
             "expected a video: a path, URL, bytes, binary file, array (frames, height, width, 3), decord or torchcodec "
             f"reader, or a non-empty list of images; found {type(videos).__name__}{shape}"
         )
+
+    @staticmethod
+    def is_single(video) -> bool:
+        """Whether this is one video, or one image sequence, and not a list of several."""
+        return _is_picture(video) or _is_single_video(video)
+
+    def windows(self, video, length: float, decoder: str | None = None, num_frames: int | None = None):
+        """
+        A long video file piece by piece: for each window of `length` seconds, which overlap by half or more, its frames
+        (decoded when it is asked for), their metadata with times from the window's start, and that start.
+        """
+        if not is_video_source(video):
+            raise ValueError(f"windows are cut out of a video file or reader, found {type(video).__name__}")
+        if not length > 0:
+            raise ValueError(f"a window's length must be above 0 seconds, found {length}")
+        reader = open_video(video, decoder or self.decoder, (self.size["height"], self.size["width"]))
+        for start, end in window_spans(reader.duration, length):
+            inside = reader.between(start, end)
+            picks = inside[uniform_indices(len(inside), num_frames or self.num_frames)] if len(inside) else inside
+            if not len(picks):
+                raise ValueError(f"{reader.name}: the video has no frame from {start:.2f} s to {end:.2f} s")
+            frames, times = reader.read(picks)
+            metadata = {
+                "total_num_frames": len(inside),
+                "fps": reader.fps,
+                "duration": end - start,
+                "frames_indices": (picks - inside[0]).tolist(),
+                "times": [time - start for time in times],
+            }
+            yield frames, metadata, start, reader.duration
 
     def _picks(self, total: int, own_fps: float | None, **kwargs) -> np.ndarray:
         if not total:

@@ -13,8 +13,12 @@ HERE = Path(__file__).parent
 CODE = {
     "configuration_seq2time.py",
     "modeling_seq2time.py",
+    "moment_search.py",
+    "moments.py",
     "processing_seq2time.py",
+    "temporal_answers.py",
     "temporal_encoders.py",
+    "time_decoding.py",
     "time_notation.py",
     "video_decoding.py",
     "video_packets.py",

@@ -1,0 +1,376 @@
+"""Questions about time, answered with typed moments: `ground`, `dense_caption` and `highlights`."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+from tqdm import tqdm
+from transformers import LogitsProcessorList
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .moment_search import best_moments
+from .moments import (
+    Answer,
+    Moment,
+    caption_of,
+    merge_windows,
+    read_grounding,
+    read_highlights,
+    read_moments,
+)
+from .time_decoding import AnswerForm, TimeLogitsProcessor
+
+
+GROUNDING_PROMPT = "When does this happen in the video: {query}? Give its start and its end."
+CAPTION_PROMPT = "Describe all events of the video in their order, each with its start and its end."
+HIGHLIGHTS_PROMPT = (
+    "Which moments of the video are the highlights for this query: {query}? Rate how salient each one is."
+)
+
+
+@dataclass
+class _Watched:
+    """One video, or one window of it, as the language model sees it."""
+
+    place: int  # of its video
+    metadata: object
+    features: torch.Tensor
+    offset: float
+    whole: float  # length of the whole video
+
+
+@dataclass
+class _Job:
+    """One question about it."""
+
+    watched: _Watched
+    number: int  # of the question, among those about its video
+    query: str
+    prompt: str
+    form: AnswerForm
+    tokens: list[int] = field(default_factory=list)
+
+
+class TemporalAnswers:
+    """
+    What a model is asked about time. `video` is anything that the processor takes, or a list of such; `query` a text, a
+    list of texts about each video, or a list of such lists, one per video. The result mirrors them: an `Answer`, a list
+    of moments, for each query of each video. A video is encoded once, whatever the number of queries.
+
+    Options of all three calls:
+        window (`float`, *optional*):
+            Seconds. A longer video is seen in windows of this length that overlap by half, each with all of the
+            model's frames, decoded one after the other; their moments are merged by score.
+        constrain (`bool`, *optional*, defaults to `True`):
+            `False` lets the model write freely and reads what it wrote. `failure_rate(answers)` says how often that
+            failed.
+        prompt (`str`, *optional*): the question, with `{query}` where it stands.
+        video_kwargs (`dict`, *optional*): for the processor, such as `num_frames` or `decoder`.
+        progress (`bool`, *optional*): shows a bar over videos and windows.
+    """
+
+    @torch.no_grad()
+    def ground(
+        self,
+        processor,
+        video,
+        query,
+        top_k: int = 1,
+        min_score: float = 0.0,
+        max_overlap: float = 1.0,
+        window: float | None = None,
+        constrain: bool = True,
+        prompt: str = GROUNDING_PROMPT,
+        search_width: int = 16,
+        search_steps: int = 1024,
+        video_kwargs: dict | None = None,
+        progress: bool = False,
+        **generate_kwargs,
+    ):
+        """
+        When a query happens: its `top_k` most probable moments, best first, of all that the notation can write.
+
+        Args:
+            min_score (`float`): moments less probable than this are left out; no moment means that it does not happen.
+            max_overlap (`float`): of two moments that overlap more (intersection over union) the better one stays.
+            search_width, search_steps (`int`):
+                Branches per step of the search, and how many it looks at before it gives up proving that its moments
+                are the best (`answer.proven`).
+        """
+
+        def search(jobs: list[_Job]) -> Iterator[Answer]:
+            shared = _common_prefix(processor, jobs, self.config.video_token_id)
+            for job, next_scores in _prompt_scores(self, jobs, shared):
+                found, proven = best_moments(job.form, next_scores, top_k, max_overlap, search_width, search_steps)
+                moments = [_moment(job, item, job.query, item.log_prob) for item in found]
+                yield Answer(moments, proven=proven)
+
+        def read(job: _Job, text: str) -> Answer:
+            meta = job.watched.metadata
+            return read_grounding(text, processor.notation, meta.length, meta.unit, job.query)
+
+        if constrain and generate_kwargs:
+            raise ValueError(
+                f"a search is no generation and takes no {', '.join(generate_kwargs)}: use constrain=False"
+            )
+        answer = search if constrain else self._writer(processor, read, None, {"max_new_tokens": 64} | generate_kwargs)
+        answers = self._answer(processor, video, query, prompt, "grounding", window, answer, video_kwargs, progress)
+
+        def best(merged: Answer) -> Answer:
+            kept = [moment for moment in merged if moment.score is None or moment.score >= min_score]
+            return Answer(kept[:top_k], merged.text, merged.failure, merged.proven)
+
+        return _mirror(video, query, [[best(one) for one in own] for own in answers], processor)
+
+    @torch.no_grad()
+    def dense_caption(
+        self,
+        processor,
+        video,
+        ordered: bool = True,
+        window: float | None = None,
+        constrain: bool = True,
+        prompt: str = CAPTION_PROMPT,
+        video_kwargs: dict | None = None,
+        progress: bool = False,
+        max_new_tokens: int = 512,
+        **generate_kwargs,
+    ):
+        """What happens when: all events with their texts, in order of time. `ordered=False` lets starts go back."""
+
+        def of_state(job: _Job, state, tokens: list[int], text: str) -> Answer:
+            ends = [found.first for found in state.found[1:]] + [len(tokens)]
+            texts = [
+                processor.tokenizer.decode(tokens[found.last : end], skip_special_tokens=True)
+                for found, end in zip(state.found, ends, strict=True)
+            ]
+            return Answer(
+                [
+                    _moment(job, found, caption_of(words, processor.notation), found.log_prob)
+                    for found, words in zip(state.found, texts, strict=True)
+                ],
+                text,
+            )
+
+        def read(job: _Job, text: str) -> Answer:
+            return read_moments(text, processor.notation, job.watched.metadata.length, job.watched.metadata.unit)
+
+        writer = self._writer(
+            processor, read, of_state if constrain else None, generate_kwargs | {"max_new_tokens": max_new_tokens}
+        )
+        answers = self._answer(
+            processor, video, None, prompt, "captions", window, writer, video_kwargs, progress, ordered
+        )
+        for (answer,) in answers:
+            answer.sort(key=lambda moment: (moment.start, moment.end))
+        return _mirror(video, "", answers, processor)
+
+    @torch.no_grad()
+    def highlights(
+        self,
+        processor,
+        video,
+        query,
+        window: float | None = None,
+        constrain: bool = True,
+        prompt: str = HIGHLIGHTS_PROMPT,
+        video_kwargs: dict | None = None,
+        progress: bool = False,
+        max_new_tokens: int = 512,
+        **generate_kwargs,
+    ):
+        """The highlights for a query, as moments without length, most salient first; `score` is their saliency."""
+
+        def of_state(job: _Job, state, tokens: list[int], text: str) -> Answer:
+            moments = [
+                replace(_moment(job, found, job.query, 0.0), score=saliency)
+                for found, saliency in zip(state.found, state.scores, strict=False)
+            ]
+            return Answer(moments, text)
+
+        def read(job: _Job, text: str) -> Answer:
+            meta = job.watched.metadata
+            return read_highlights(text, processor.notation, meta.length, meta.unit, job.query)
+
+        writer = self._writer(
+            processor, read, of_state if constrain else None, generate_kwargs | {"max_new_tokens": max_new_tokens}
+        )
+        answers = self._answer(processor, video, query, prompt, "highlights", window, writer, video_kwargs, progress)
+        for own in answers:
+            for answer in own:
+                answer.sort(key=lambda moment: (-moment.score, moment.start))
+        return _mirror(video, query, answers, processor)
+
+    def _answer(
+        self,
+        processor,
+        video,
+        query,
+        prompt: str,
+        form: str,
+        window: float | None,
+        answer: Callable[[list[_Job]], Iterable[Answer]],
+        video_kwargs: dict | None,
+        progress: bool,
+        ordered: bool = False,
+    ) -> list[list[Answer]]:
+        """An answer for every query of every video, window after window."""
+        videos, queries = _listed(video, query, processor)
+        windows: list[list[list[Answer]]] = [[[] for _ in own] for own in queries]
+        lengths = [0.0] * len(videos)
+        for watched in tqdm(
+            self._watch(processor, videos, window, video_kwargs or {}), desc="videos and windows", disable=not progress
+        ):
+            meta = watched.metadata
+            questions = [prompt.format(query=text) for text in queries[watched.place]]
+            prompts, prefix = processor.ask(questions, [meta] * len(questions))
+            shape = AnswerForm(
+                processor.tokenizer, processor.notation, meta.length, meta.unit, form, ordered,
+                prompts[0][-8:], prefix, self.generation_config.eos_token_id,
+            )  # fmt: skip
+            jobs = [
+                _Job(watched, number, text, written, shape)
+                for number, (text, written) in enumerate(zip(queries[watched.place], prompts, strict=True))
+            ]
+            lengths[watched.place] = watched.whole
+            for job, one in zip(jobs, answer(jobs), strict=True):
+                moved = [moment.moved(watched.offset, watched.whole) for moment in one] if window else one
+                windows[watched.place][job.number].append(Answer(moved, one.text, one.failure, one.proven))
+        near = [(window or 0.0) / self.config.num_frames] * len(videos)
+        return [[_merged(one, gap) for one in own] for own, gap in zip(windows, near, strict=True)]
+
+    def _watch(self, processor, videos: list, window: float | None, kwargs: dict) -> Iterator[_Watched]:
+        for place, video in enumerate(videos):
+            if window is None:
+                pieces = [(video, None, 0.0, None)]
+            else:
+                options = {name: kwargs.get(name) for name in ("decoder", "num_frames")}
+                pieces = processor.video_processor.windows(video, window, **options)
+            for frames, known, offset, whole in pieces:
+                given = dict(kwargs) if known is None else {"video_metadata": [known], "do_sample_frames": False}
+                inputs, _ = processor._process_videos([frames], **given, return_tensors="pt")
+                metadata = inputs.pop("video_metadata")[0]
+                inputs = {name: torch.as_tensor(value).to(self.device) for name, value in inputs.items()}
+                inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.dtype)
+                features = self.get_video_features(**inputs, return_dict=True).pooler_output[0]
+                yield _Watched(place, metadata, features, offset, whole or metadata.length)
+
+    def _writer(self, processor, read, of_state, generate_kwargs: dict) -> Callable[[list[_Job]], Iterator[Answer]]:
+        """Lets `generate` write the answers; held to their form if `of_state` can read it, else free."""
+
+        def write(jobs: list[_Job]) -> Iterator[Answer]:
+            inputs = processor.tokenizer(
+                [job.prompt for job in jobs], padding=True, padding_side="left", return_tensors="pt"
+            ).to(self.device)
+            outputs = BaseModelOutputWithPooling(pooler_output=tuple(job.watched.features for job in jobs))
+            settings = dict(generate_kwargs)
+            held = TimeLogitsProcessor([job.form for job in jobs], settings.get("max_new_tokens"))
+            if of_state:
+                settings["logits_processor"] = LogitsProcessorList([*settings.get("logits_processor", ()), held])
+            sequences = self.generate(
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
+                mm_encoder_outputs={"video": outputs},
+                **settings,
+            )
+            if len(sequences) != len(jobs):
+                raise ValueError(f"expected one answer per question, found {len(sequences)} for {len(jobs)}")
+            states = held.states(sequences) if of_state else [None] * len(jobs)
+            for job, state, row in zip(jobs, states, sequences.tolist(), strict=True):
+                tokens = row[inputs["input_ids"].shape[1] :]
+                text = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+                if of_state and state is None:
+                    raise RuntimeError(f"a generation left the form of its answers: {text!r}")
+                yield of_state(job, state, tokens, text) if of_state else read(job, text)
+
+        return write
+
+
+def _moment(job: _Job, found, text: str, log_prob: float) -> Moment:
+    return Moment.at(job.form.positions(found), job.watched.metadata.length, text, math.exp(log_prob))
+
+
+def _merged(windows: list[Answer], near: float) -> Answer:
+    """One answer out of those of a video's windows."""
+    if len(windows) == 1:
+        return windows[0]
+    failures = [answer.failure for answer in windows]
+    return Answer(
+        merge_windows(windows, near),
+        "\n".join(answer.text for answer in windows),
+        failures[0] if None not in failures else None,
+        all(answer.proven for answer in windows),
+    )
+
+
+def _listed(video, query, processor) -> tuple[list, list[list[str]]]:
+    """Videos and queries as lists: the queries of each video."""
+    videos = [video] if processor.video_processor.is_single(video) else list(video)
+    if not videos:
+        raise ValueError("expected at least one video, found an empty list")
+    if query is None or isinstance(query, str):
+        return videos, [[query or ""] for _ in videos]
+    queries = list(query)
+    if all(isinstance(one, str) for one in queries):
+        queries = [queries for _ in videos]
+    if len(queries) != len(videos) or not all(queries):
+        counts = [len(own) for own in queries]
+        raise ValueError(f"expected at least one query for each of {len(videos)} videos, found {counts}")
+    return videos, [list(own) for own in queries]
+
+
+def _mirror(video, query, answers: list[list[Answer]], processor):
+    """Answers in the nesting of the videos and queries that were given."""
+    inner = [own[0] for own in answers] if isinstance(query, str) else answers
+    return inner[0] if processor.video_processor.is_single(video) else inner
+
+
+def _common_prefix(processor, jobs: list[_Job], video_token_id: int) -> int:
+    """How many tokens all prompts of one video begin with, if its tokens are among them."""
+    rows = [processor.tokenizer(job.prompt)["input_ids"] for job in jobs]
+    for job, row in zip(jobs, rows, strict=True):
+        job.tokens = row
+    shared = 0
+    while shared < min(map(len, rows)) - 1 and len({row[shared] for row in rows}) == 1:
+        shared += 1
+    return shared if all(video_token_id not in row[shared:] for row in rows) else 0
+
+
+def _prompt_scores(model, jobs: list[_Job], shared: int) -> Iterator[tuple[_Job, Callable]]:
+    """For each question a function from answers begun to the scores of their next tokens; what is shared runs once."""
+    video = {"video": BaseModelOutputWithPooling(pooler_output=(jobs[0].watched.features,))}
+
+    def run(tokens: list[int], cache, **inputs):
+        ids = torch.tensor([tokens], device=model.device)
+        mask = torch.ones(1, len(tokens) + (cache.get_seq_length() if cache else 0), device=model.device).long()
+        return model.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, return_dict=True, **inputs
+        ).past_key_values
+
+    common = run(jobs[0].tokens[:shared], None, mm_encoder_outputs=video) if shared else None
+    for job in jobs:
+        if common is None:
+            cache = run(job.tokens, None, mm_encoder_outputs=video)
+        else:
+            cache = run(job.tokens[shared:], copy.deepcopy(common))
+
+        def next_scores(answers: list[tuple[int, ...]], cache=cache) -> torch.Tensor:
+            past, longest = cache.get_seq_length(), max(map(len, answers))
+            rows = copy.deepcopy(cache)
+            rows.batch_repeat_interleave(len(answers))
+            ids = torch.tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers], device=model.device)
+            sizes = torch.tensor([len(answer) for answer in answers], device=model.device)
+            places = torch.arange(past + longest, device=model.device)
+            hidden = model.model(
+                input_ids=ids,
+                attention_mask=(places < past + sizes[:, None]).long(),
+                position_ids=places[None, past:].expand(len(answers), -1),
+                past_key_values=rows,
+                use_cache=True,
+                return_dict=True,
+            ).last_hidden_state
+            return model.lm_head(hidden[torch.arange(len(answers), device=model.device), sizes - 1]).float()
+
+        yield job, next_scores
