@@ -79,7 +79,7 @@ def _grow(form: AnswerForm, branch: tuple, scores: torch.Tensor, order, bound: f
     cost, _, tokens, state = branch
     ids, _ = form.choices(state)
     grown = []
-    for token, log_prob in zip(ids, torch.log_softmax(scores.float(), dim=-1)[ids].tolist(), strict=True):
+    for token, log_prob in zip(ids, torch.log_softmax(scores.float(), dim=-1)[list(ids)].tolist(), strict=True):
         if cost - log_prob < bound:
             following = form.advance(state, token, log_prob)
             grown.append(_say_forced(form, (cost - log_prob, next(order), (*tokens, token), following)))

@@ -7,7 +7,7 @@ it.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from weakref import WeakKeyDictionary
@@ -55,9 +55,9 @@ class TimeTree:
         return node
 
 
-@lru_cache(maxsize=64)
-def _time_tree(notation_name: str, options: tuple, codes: Sequence[int], unit: str, make: Callable) -> TimeTree:
-    return TimeTree.of([(code, make(code, unit)) for code in codes])
+@lru_cache(maxsize=16)
+def _time_tree(notation: Notation, codes: Sequence[int], unit: str) -> TimeTree:
+    return TimeTree.of([(code, notation.symbols(code, unit)) for code in codes])
 
 
 class TokenTexts:
@@ -201,16 +201,15 @@ class AnswerForm:
         self.length, self.unit = length, unit
         self.texts, self.rule = TokenTexts.of(tokenizer), _rule_of(notation)
         codes = notation.legal_codes(length, unit)
-        options = tuple(notation.options.items())
-        self.tree = _time_tree(
-            notation.name, options, codes if isinstance(codes, range) else tuple(codes), unit, notation.symbols
-        )
+        self.tree = _time_tree(notation, codes if isinstance(codes, range) else tuple(codes), unit)
         self.saliency = TimeTree.of(list(enumerate(_SALIENCY)))
         self._token_of = dict(zip(notation.tokens, tokenizer.convert_tokens_to_ids(list(notation.tokens)), strict=True))
         self._symbol_of = {token: symbol for symbol, token in self._token_of.items()}
         self.time_tokens = tuple(self._symbol_of)
         eos = tokenizer.eos_token_id if eos_token_id is None else eos_token_id
-        self.eos = (eos,) if isinstance(eos, int) else tuple(eos)
+        self.eos = (eos,) if isinstance(eos, int) else tuple(eos or ())
+        if not self.eos or not all(0 <= token < len(tokenizer) for token in self.eos):
+            raise ValueError(f"expected ids of the {len(tokenizer)} tokens as eos_token_id, found {eos}")
         self._entries: dict[int, tuple[int, ...]] = {}  # by the earliest code that may begin
         self._write_script(unit, prompt_end, prefix)
 

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 
 from tokenizers import AddedToken
 
@@ -307,9 +308,14 @@ def get_notation(name: str, **options) -> Notation:
     if name not in NOTATIONS:
         raise ValueError(f"unknown time notation {name!r}, expected one of {', '.join(map(repr, NOTATIONS))}")
     try:
-        return NOTATIONS[name](**options)
+        return _make(name, tuple(sorted(options.items())))
     except TypeError as error:
         raise ValueError(f"time notation {name!r} does not take the options {options}: {error}") from error
+
+
+@lru_cache
+def _make(name: str, options: tuple) -> Notation:
+    return NOTATIONS[name](**dict(options))
 
 
 def mark(numerator: float, denominator: float, unit: str) -> str:

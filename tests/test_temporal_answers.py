@@ -1,0 +1,232 @@
+"""`ground`, `dense_caption` and `highlights` on tiny random models and real video files."""
+
+import copy
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from examples.make_tiny_model import make_tiny_model
+from modeling_seq2time import failure_rate
+from modeling_seq2time.video_processing_seq2time import window_spans
+from tests.videos import read_number, write_video
+
+
+FAST = {"search_steps": 64, "video_kwargs": {"num_frames": 8}}
+NOTATIONS = ["rpt", "text", "bins", "absolute", "percent"]
+
+
+def check(moments, length, resolution=0.0):
+    for moment in moments:
+        assert 0 <= moment.start <= moment.end <= length + resolution
+        assert moment.position == pytest.approx((moment.start / length, moment.end / length), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_every_notation_answers_every_question(tiny, video, name):
+    model, processor = tiny("timechat", time_notation=name)
+    moments = model.ground(processor, video, "a door opens", top_k=3, **FAST)
+    assert len(moments) == 3
+    assert len({(moment.start, moment.end) for moment in moments}) == 3
+    assert [moment.score for moment in moments] == sorted((moment.score for moment in moments), reverse=True)
+    assert all(0 < moment.score <= 1 and moment.text == "a door opens" for moment in moments)
+    check(moments, 4.8)
+    events = model.dense_caption(processor, video, max_new_tokens=90, video_kwargs={"num_frames": 8})
+    assert events
+    assert [event.start for event in events] == sorted(event.start for event in events)
+    assert all(event.text and 0 < event.score <= 1 for event in events[:-1])
+    check(events, 4.8)
+    peaks = model.highlights(processor, video, "a door opens", video_kwargs={"num_frames": 8})
+    assert peaks
+    assert all(peak.start == peak.end and 0 <= peak.score <= 4 for peak in peaks)
+    check(peaks, 4.8)
+
+
+def test_results_mirror_videos_and_queries(tiny, video):
+    model, processor = tiny("timechat")
+    one = model.ground(processor, video, "a", **FAST)
+    for given, queries, pick in (
+        (video, ["a", "b"], lambda found: found[0]),
+        ([video, video], "a", lambda found: found[1]),
+        ([video, video], ["b", "a"], lambda found: found[0][1]),
+        ([video, video], [["b"], ["c", "a"]], lambda found: found[1][1]),
+    ):
+        assert pick(model.ground(processor, given, queries, **FAST))[0].start == one[0].start
+    assert len(model.dense_caption(processor, [video, video], max_new_tokens=40)) == 2
+    for given, queries, message in (
+        ([], "a", "at least one video, found an empty list"),
+        (video, [], r"at least one query for each of 1 videos, found \[0\]"),
+        ([video, video], [["a"]], r"at least one query for each of 2 videos, found \[1\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.ground(processor, given, queries, **FAST)
+
+
+def test_a_video_is_encoded_once(tiny, video, monkeypatch):
+    model, processor = tiny("timechat")
+    calls = []
+    encode = type(model).get_video_features
+    monkeypatch.setattr(
+        type(model), "get_video_features", lambda self, *a, **k: calls.append(1) or encode(self, *a, **k)
+    )
+    together = model.ground(processor, video, ["one", "a second query", "3"], top_k=2, **FAST)
+    assert len(calls) == 1
+    for query, found in zip(["one", "a second query", "3"], together, strict=True):
+        alone = model.ground(processor, video, query, top_k=2, **FAST)
+        assert [moment.score for moment in alone] == pytest.approx([moment.score for moment in found], rel=1e-3)
+    calls.clear()
+    model.highlights(processor, [video, video], ["one", "two"], max_new_tokens=60)
+    assert len(calls) == 2
+
+
+@torch.no_grad()
+def test_scores_are_the_models_own(tiny, video):
+    """The prompt of `ground`, run through the model as any other prompt, gives the same probability."""
+    model, processor = tiny("timechat", time_notation="bins")
+    (moment,) = model.ground(processor, video, "x", video_kwargs={"num_frames": 8}, prompt="When: {query}")
+    chat = [{"role": "user", "content": [{"type": "video", "video": str(video)}, {"type": "text", "text": "When: x"}]}]
+    text = processor.apply_chat_template(chat) + " From "
+    times = [processor.notation.encode(position) for position in moment.position]
+    inputs = processor(text=f"{text}{times[0]} to {times[1]}", videos=str(video), num_frames=8, return_tensors="pt")
+    log_probs = model(**inputs).logits[0, :-1].log_softmax(dim=-1)
+    ids = inputs["input_ids"][0, 1:]
+    written = [place for place, token in enumerate(ids.tolist()) if token in model.config.time_token_ids][-2:]
+    total = sum(log_probs[place, ids[place]].item() for place in written)
+    assert moment.score == pytest.approx(np.exp(total), rel=1e-3)
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 400, "eos_token_id": 2}
+OTHERS = {
+    "qwen2": SMALL | {"intermediate_size": 64, "num_key_value_heads": 2},
+    "gpt2": SMALL,
+    "opt": SMALL | {"ffn_dim": 64, "word_embed_proj_dim": 32},
+}
+
+
+@pytest.mark.parametrize("model_type", OTHERS)
+def test_other_language_models(video, model_type):
+    model, processor = make_tiny_model("timechat", text_config={"model_type": model_type} | OTHERS[model_type])
+    assert len(model.ground(processor, video, ["a", "b c"], top_k=2, **FAST)[1]) == 2
+    assert model.dense_caption(processor, video, max_new_tokens=40)
+
+
+def test_image_sequences_have_places(tiny):
+    images = [np.full((20, 30, 3), 20 * number, np.uint8) for number in range(7)]
+    for name in NOTATIONS:
+        model, processor = tiny("timechat", time_notation=name)
+        (moment,) = model.ground(processor, images, "a red image", search_steps=64)
+        assert 1 <= moment.start <= moment.end <= 7
+        if name != "percent":
+            assert moment.start == round(moment.start), "a place, not something between two"
+        check(model.dense_caption(processor, images, max_new_tokens=50), 7)
+
+
+def test_absent_events(tiny, video):
+    model, processor = tiny("timechat")
+    answer = model.ground(processor, video, "a unicorn", min_score=0.5, **FAST)
+    assert answer == []
+    assert answer.failure is None, "no event is an answer, not a failure"
+
+
+def test_a_search_that_stops_early_says_so(tiny, video):
+    model, processor = tiny("timechat")
+    assert not model.ground(processor, video, "a", **FAST).proven
+    model, processor = tiny("timechat", time_notation="bins")
+    assert model.ground(processor, video, "a", video_kwargs={"num_frames": 8}).proven
+
+
+def test_free_answers_are_read_and_their_failures_counted(tiny, video):
+    model, processor = tiny("timechat", time_notation="text")
+    answers = model.ground(processor, video, ["a", "b", "c"], constrain=False, max_new_tokens=20)
+    assert failure_rate(answers) == 1.0, "a random model names no times"
+    assert all(answer.text and not answer for answer in answers)
+    with pytest.raises(ValueError, match="a search is no generation and takes no do_sample"):
+        model.ground(processor, video, "a", do_sample=True)
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 3}, {"do_sample": True, "top_p": 0.8}], ids=["beams", "sampling"])
+def test_generation_can_be_chosen(tiny, video, settings):
+    model, processor = tiny("timechat")
+    torch.manual_seed(0)
+    check(model.dense_caption(processor, [video, video], max_new_tokens=60, **settings)[1], 4.8)
+    with pytest.raises(ValueError, match="expected one answer per question, found 2 for 1"):
+        model.dense_caption(processor, video, max_new_tokens=40, num_beams=2, num_return_sequences=2)
+    with pytest.raises(ValueError, match="max_new_tokens=5 leaves no room for an answer"):
+        model.dense_caption(processor, video, max_new_tokens=5)
+
+
+def test_prompts_are_those_of_the_processor(tiny, video, prompt):
+    _, processor = tiny("timechat")
+    whole = processor.apply_chat_template(prompt(str(video)), tokenize=True, return_dict=True)
+    prompts, prefix = processor.ask(["When does the door open?"], whole["video_metadata"])
+    assert processor.tokenizer(prompts[0])["input_ids"] == whole["input_ids"][0]
+    assert prefix == " "
+
+
+# Long videos
+
+
+def test_window_spans():
+    assert window_spans(10.0, 20.0) == [(0.0, 10.0)]
+    for duration, length in ((30.0, 20.0), (1800.0, 60.0), (61.0, 60.0), (100.0, 33.0)):
+        spans = window_spans(duration, length)
+        assert spans[0][0] == 0
+        assert spans[-1][1] == pytest.approx(duration)
+        for (start, end), (following, _) in itertools.pairwise(spans):
+            assert end - start == pytest.approx(length)
+            assert following <= end - length / 2 + 1e-9, "neighbours share half"
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+def test_windows_see_their_own_frames(tiny, tmp_path, decoder):
+    video = write_video(tmp_path / "long.mp4", 500, fps=10, size=(96, 128))
+    _, processor = tiny("timechat")
+    processor = copy.copy(processor)
+    processor.video_processor = copy.copy(processor.video_processor)
+    processor.video_processor.size = {"height": 96, "width": 128}
+    seen = []
+    for frames, metadata, start, whole in processor.video_processor.windows(video, 20.0, decoder, 5):
+        assert whole == pytest.approx(50.0)
+        assert metadata["duration"] == pytest.approx(20.0)
+        assert metadata["times"] == pytest.approx([0, 4, 8, 12, 16])
+        assert [read_number(frame) for frame in frames] == [round((start + time) * 10) for time in metadata["times"]]
+        seen.append(start)
+    assert seen == [0, 10, 20, 30]
+
+
+def test_windows_of_a_long_video_are_merged(tiny, tmp_path):
+    video = write_video(tmp_path / "long.mp4", 300, fps=5)
+    model, processor = tiny("timechat", time_notation="bins")
+    plain = model.ground(processor, video, "a", top_k=2, video_kwargs={"num_frames": 8})
+    assert plain == model.ground(processor, video, "a", top_k=2, video_kwargs={"num_frames": 8}, window=60.0)
+    moments = model.ground(processor, video, "a", top_k=50, window=20.0, video_kwargs={"num_frames": 8})
+    assert [moment.score for moment in moments] == sorted((moment.score for moment in moments), reverse=True)
+    assert len(moments) == 50
+    check(moments, 60.0)
+    events = model.dense_caption(processor, video, window=20.0, max_new_tokens=60)
+    assert [event.start for event in events] == sorted(event.start for event in events)
+    assert max(event.end for event in events) > 40, "beyond all windows but the last two"
+    check(events, 60.0)
+    check(model.highlights(processor, video, "a", window=20.0), 60.0)
+    with pytest.raises(ValueError, match="windows are cut out of a video file or reader, found ndarray"):
+        model.ground(processor, np.zeros((9, 8, 8, 3), np.uint8), "a", window=2.0)
+    with pytest.raises(ValueError, match="a window's length must be above 0 seconds, found -1"):
+        model.ground(processor, video, "a", window=-1.0)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_video(tiny, tmp_path):
+    """Half an hour takes hardly more than five minutes: what grows is the index of packets."""
+    model, processor = tiny("timechat")
+    peaks = []
+    for minutes in (5, 5, 30):  # the first run pays for what is made once
+        video = write_video(tmp_path / f"{minutes}.mp4", minutes * 60 * 2, fps=2, options={"g": "40"})
+        tracemalloc.start()
+        answer = model.ground(processor, video, "a", window=60.0, search_steps=1, video_kwargs={"num_frames": 16})
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        check(answer, minutes * 60)
+    index = 25 * 60 * 2 * 400  # bytes
+    assert peaks[2] < peaks[1] + index, peaks
