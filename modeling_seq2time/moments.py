@@ -43,12 +43,20 @@ class Moment:
 class Answer(list):
     """
     The moments of one answer. `text` is what the model wrote; `failure` says why no moment could be read from it, if
-    none could; `proven` is False where a search stopped before it could show that no better moments exist.
+    none could; `proven` is False where a search stopped before it could show that no better moments exist; `length` is
+    that of the sequence.
     """
 
-    def __init__(self, moments: Iterable[Moment] = (), text: str = "", failure: str | None = None, proven: bool = True):
+    def __init__(
+        self,
+        moments: Iterable[Moment] = (),
+        text: str = "",
+        failure: str | None = None,
+        proven: bool = True,
+        length: float | None = None,
+    ):
         super().__init__(moments)
-        self.text, self.failure, self.proven = text, failure, proven
+        self.text, self.failure, self.proven, self.length = text, failure, proven, length
 
 
 def failure_rate(answers: Iterable[Answer]) -> float:

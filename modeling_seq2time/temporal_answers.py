@@ -120,7 +120,7 @@ class TemporalAnswers:
 
         def best(merged: Answer) -> Answer:
             kept = [moment for moment in merged if moment.score is None or moment.score >= min_score]
-            return Answer(kept[:top_k], merged.text, merged.failure, merged.proven)
+            return Answer(kept[:top_k], merged.text, merged.failure, merged.proven, merged.length)
 
         return _mirror(video, query, [[best(one) for one in own] for own in answers], processor)
 
@@ -219,10 +219,7 @@ class TemporalAnswers:
         """An answer for every query of every video, window after window."""
         videos, queries = _listed(video, query, processor)
         windows: list[list[list[Answer]]] = [[[] for _ in own] for own in queries]
-        lengths = [0.0] * len(videos)
-        for watched in tqdm(
-            self._watch(processor, videos, window, video_kwargs or {}), desc="videos and windows", disable=not progress
-        ):
+        for watched in self._watch(processor, videos, window, video_kwargs or {}, progress):
             meta = watched.metadata
             questions = [prompt.format(query=text) for text in queries[watched.place]]
             prompts, prefix = processor.ask(questions, [meta] * len(questions))
@@ -234,21 +231,23 @@ class TemporalAnswers:
                 _Job(watched, number, text, written, shape)
                 for number, (text, written) in enumerate(zip(queries[watched.place], prompts, strict=True))
             ]
-            lengths[watched.place] = watched.whole
             for job, one in zip(jobs, answer(jobs), strict=True):
-                moved = [moment.moved(watched.offset, watched.whole) for moment in one] if window else one
-                windows[watched.place][job.number].append(Answer(moved, one.text, one.failure, one.proven))
-        near = [(window or 0.0) / self.config.num_frames] * len(videos)
-        return [[_merged(one, gap) for one in own] for own, gap in zip(windows, near, strict=True)]
+                moments = [moment.moved(watched.offset, watched.whole) for moment in one] if window else one
+                answered = Answer(moments, one.text, one.failure, one.proven, watched.whole)
+                windows[watched.place][job.number].append(answered)
+        near = (window or 0.0) / self.config.num_frames
+        return [[_merged(one, near) for one in own] for own in windows]
 
-    def _watch(self, processor, videos: list, window: float | None, kwargs: dict) -> Iterator[_Watched]:
+    def _watch(self, processor, videos: list, window: float | None, kwargs: dict, progress: bool) -> Iterator[_Watched]:
+        """Every video or window, encoded when it is asked for."""
         for place, video in enumerate(videos):
             if window is None:
-                pieces = [(video, None, 0.0, None)]
+                count, pieces = 1, [(video, None, 0.0, None)]
             else:
                 options = {name: kwargs.get(name) for name in ("decoder", "num_frames")}
-                pieces = processor.video_processor.windows(video, window, **options)
-            for frames, known, offset, whole in pieces:
+                count, pieces = processor.video_processor.windows(video, window, **options)
+            name = f"video {place + 1} of {len(videos)}"
+            for frames, known, offset, whole in tqdm(pieces, name, count, unit="window", disable=not progress):
                 given = dict(kwargs) if known is None else {"video_metadata": [known], "do_sample_frames": False}
                 inputs, _ = processor._process_videos([frames], **given, return_tensors="pt")
                 metadata = inputs.pop("video_metadata")[0]
@@ -302,6 +301,7 @@ def _merged(windows: list[Answer], near: float) -> Answer:
         "\n".join(answer.text for answer in windows),
         failures[0] if None not in failures else None,
         all(answer.proven for answer in windows),
+        windows[0].length,
     )
 
 

@@ -171,28 +171,32 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
 
     def windows(self, video, length: float, decoder: str | None = None, num_frames: int | None = None):
         """
-        A long video file piece by piece: for each window of `length` seconds, which overlap by half or more, its frames
-        (decoded when it is asked for), their metadata with times from the window's start, and that start.
+        A long video file piece by piece: how many windows of `length` seconds, which overlap by half or more, and an
+        iterator over them. It gives a window's frames, decoded when it is asked for, their metadata with times from the
+        window's start, that start, and the duration of the video.
         """
         if not is_video_source(video):
             raise ValueError(f"windows are cut out of a video file or reader, found {type(video).__name__}")
         if not length > 0:
             raise ValueError(f"a window's length must be above 0 seconds, found {length}")
         reader = open_video(video, decoder or self.decoder, (self.size["height"], self.size["width"]))
-        for start, end in window_spans(reader.duration, length):
-            inside = reader.between(start, end)
-            picks = inside[uniform_indices(len(inside), num_frames or self.num_frames)] if len(inside) else inside
-            if not len(picks):
-                raise ValueError(f"{reader.name}: the video has no frame from {start:.2f} s to {end:.2f} s")
-            frames, times = reader.read(picks)
-            metadata = {
-                "total_num_frames": len(inside),
-                "fps": reader.fps,
-                "duration": end - start,
-                "frames_indices": (picks - inside[0]).tolist(),
-                "times": [time - start for time in times],
-            }
-            yield frames, metadata, start, reader.duration
+        spans = window_spans(reader.duration, length)
+        return len(spans), (self._window(reader, *span, num_frames or self.num_frames) for span in spans)
+
+    def _window(self, reader, start: float, end: float, num_frames: int):
+        inside = reader.between(start, end)
+        if not len(inside):
+            raise ValueError(f"{reader.name}: the video has no frame from {start:.2f} s to {end:.2f} s")
+        picks = inside[uniform_indices(len(inside), num_frames)]
+        frames, times = reader.read(picks)
+        metadata = {
+            "total_num_frames": len(inside),
+            "fps": reader.fps,
+            "duration": end - start,
+            "frames_indices": (picks - inside[0]).tolist(),
+            "times": [time - start for time in times],
+        }
+        return frames, metadata, start, reader.duration
 
     def _picks(self, total: int, own_fps: float | None, **kwargs) -> np.ndarray:
         if not total:

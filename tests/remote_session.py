@@ -52,6 +52,11 @@ with torch.no_grad():
 for task in ("image-text-to-text", "any-to-any"):
     answer = pipeline(task, model=folder, **remote)(text=chat, return_full_text=False, generate_kwargs=settings)
     report[task] = answer[0]["generated_text"]
+moment = model.ground(processor, video, ["a door"], search_steps=32)[0][0]
+events = model.dense_caption(processor, video, max_new_tokens=60)
+report["ground"] = [type(moment).__name__, moment.start, moment.end]
+report["caption"] = [[event.start, event.end, event.text] for event in events]
+report["highlights"] = len(model.highlights(processor, video, "a door", window=3.0, max_new_tokens=80))
 report["decoded"] = processor.decode(report["greedy"], skip_special_tokens=True)
 placed = AutoModelForImageTextToText.from_pretrained(folder, **remote, dtype=torch.bfloat16, device_map="cpu").eval()
 report["bfloat16"] = str(placed(**copy.deepcopy(inputs).to(torch.bfloat16)).logits.dtype)

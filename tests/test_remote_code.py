@@ -61,6 +61,11 @@ def test_loads_without_the_package(tiny, tiny_folder, prompt, video, tmp_path, p
     assert found["bfloat16"] == "torch.bfloat16"
     assert found["duration"] == pytest.approx(4.8)
     assert found["time tokens"] == [model.config.time_token_ids[0], model.config.time_token_ids[-1]]
+    moment = model.ground(processor, video, "a door", search_steps=32)[0]
+    assert found["ground"] == ["Moment", moment.start, moment.end]
+    events = model.dense_caption(processor, video, max_new_tokens=60)
+    assert found["caption"] == [[event.start, event.end, event.text] for event in events]
+    assert found["highlights"] > 0
     for claim in ("multimodal is the same", "base is the same", "frozen", "sharded and resaved is the same"):
         assert found[claim], claim
     assert len(list((tmp_path / "resaved").glob("model-*.safetensors"))) > 1
@@ -96,6 +101,7 @@ def test_code_that_travels_is_flat():
     package = HERE.parent / "modeling_seq2time"
     assert {path.name for path in package.glob("*.py")} == CODE | {
         "__init__.py",
+        "cli.py",
         "convert_timechat.py",
         "timechat_checkpoint.py",
     }

@@ -187,7 +187,9 @@ def test_windows_see_their_own_frames(tiny, tmp_path, decoder):
     processor.video_processor = copy.copy(processor.video_processor)
     processor.video_processor.size = {"height": 96, "width": 128}
     seen = []
-    for frames, metadata, start, whole in processor.video_processor.windows(video, 20.0, decoder, 5):
+    count, windows = processor.video_processor.windows(video, 20.0, decoder, 5)
+    assert count == 4
+    for frames, metadata, start, whole in windows:
         assert whole == pytest.approx(50.0)
         assert metadata["duration"] == pytest.approx(20.0)
         assert metadata["times"] == pytest.approx([0, 4, 8, 12, 16])
