@@ -20,13 +20,15 @@ install: .venv/dev.done
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch .venv/base.done $@
 
-# A tiny model with random weights answers about a video that is rendered here; the last line runs in a process of its
-# own, whose script imports transformers only and takes the model's code from its folder.
+# A tiny model with random weights answers about a video that is rendered here: first by a script that imports transformers
+# only and takes the model's code from its folder, then by this package's command.
 quickstart: .venv/base.done
 	$(BIN)/python examples/make_tiny_model.py --preset timechat --output quickstart/tiny-timechat
 	$(BIN)/python examples/render_video.py --output quickstart/shapes.mp4
 	$(BIN)/python examples/ground_event.py --model quickstart/tiny-timechat --video quickstart/shapes.mp4 \
 		--query "a red circle crosses the picture"
+	$(BIN)/seq2time ground quickstart/shapes.mp4 "a red circle crosses the picture" --model quickstart/tiny-timechat \
+		--top-k 3 --plot quickstart/moments.png
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest -n 2
@@ -38,6 +40,9 @@ lint: .venv/dev.done
 bench: .venv/dev.done
 	$(BIN)/python -m benchmarks.encoding
 	$(BIN)/python -m benchmarks.decoding
+	$(BIN)/python -m benchmarks.notations
+	$(BIN)/python -m benchmarks.constrained_decoding
+	$(BIN)/python -m benchmarks.long_videos
 
 clean:
 	rm -rf .venv quickstart benchmarks/.cache

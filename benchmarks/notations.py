@@ -3,8 +3,8 @@ What each notation costs and loses: tokens per time, and the error of writing a 
 
     python -m benchmarks.notations
 
-Seconds are measured on 100 001 evenly spaced instants of a sequence, images on all of its places. Characters of notations
-in plain text are counted as tokens, which is what tokenizers with single digits (LLaMA, Qwen) make of them.
+Seconds are measured on 100 001 evenly spaced instants of a video, images on all places of a sequence. Characters of
+notations in plain text are counted as tokens, which is what tokenizers with single digits (LLaMA, Qwen) make of them.
 """
 
 import statistics

@@ -3,7 +3,7 @@
 from transformers import BatchFeature, ProcessorMixin
 
 from .configuration_seq2time import count_video_tokens
-from .time_notation import Notation, get_notation, time_tokens
+from .time_notation import Notation, get_notation, render, time_tokens
 from .video_processing_seq2time import Seq2TimeVideoMetadata, Seq2TimeVideoProcessor
 
 
@@ -189,10 +189,15 @@ class Seq2TimeProcessor(ProcessorMixin):
         return f"<Video>{self.video_token * tokens}</Video> {sentence}"
 
     def ask(self, questions: list[str], videos_metadata: list[Seq2TimeVideoMetadata]) -> tuple[list[str], str]:
-        """A prompt for each question about a video that was processed already, and what their answers begin with."""
+        """
+        A prompt for each question about a video that was processed already, and what their answers begin with.
+        Questions are stored text: time marks in them are written in the notation, all else stays what it is.
+        """
         prompts, prefix = [], ""
         for question, metadata in zip(questions, videos_metadata, strict=True):
-            content = [{"type": "video"}, {"type": "text", "text": question}]
+            if self.video_token in question:
+                raise ValueError(f"a question can't hold the video's placeholder {self.video_token}: {question!r}")
+            content = [{"type": "video"}, {"type": "text", "text": render(question, self.notation)}]
             chat = [{"role": "user", "content": content}]
             prompt = self.apply_chat_template(chat, add_generation_prompt=True)
             answered = self.apply_chat_template([*chat, {"role": "assistant", "content": "X"}])

@@ -21,6 +21,7 @@ from .moments import (
     read_moments,
 )
 from .time_decoding import AnswerForm, TimeLogitsProcessor
+from .time_notation import escape
 
 
 GROUNDING_PROMPT = "When does this happen in the video: {query}? Give its start and its end."
@@ -221,7 +222,7 @@ class TemporalAnswers:
         windows: list[list[list[Answer]]] = [[[] for _ in own] for own in queries]
         for watched in self._watch(processor, videos, window, video_kwargs or {}, progress):
             meta = watched.metadata
-            questions = [prompt.format(query=text) for text in queries[watched.place]]
+            questions = [prompt.replace("{query}", escape(text)) for text in queries[watched.place]]
             prompts, prefix = processor.ask(questions, [meta] * len(questions))
             shape = AnswerForm(
                 processor.tokenizer, processor.notation, meta.length, meta.unit, form, ordered,

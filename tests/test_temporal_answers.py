@@ -165,6 +165,19 @@ def test_prompts_are_those_of_the_processor(tiny, video, prompt):
     assert prefix == " "
 
 
+def test_questions_are_plain_text(tiny, video):
+    """Braces, time tokens and marks in a query stay what they are."""
+    model, processor = tiny("timechat")
+    query = "press {query} <7> at [[7/96 image]] {0}"
+    (moment,) = model.ground(processor, video, query, prompt="At [[1.2/4.8 s]], when {query}? {", **FAST)
+    assert moment.text == query
+    metadata = processor(text="<video>", videos=str(video))["video_metadata"]
+    (asked,), _ = processor.ask(["At [[1.2/4.8 s]] <7>"], metadata)
+    assert asked.endswith("At <2><5><0><0> <\\7> [/INST]")
+    with pytest.raises(ValueError, match="a question can't hold the video's placeholder <video>"):
+        model.ground(processor, video, "a <video>", **FAST)
+
+
 # Long videos
 
 
