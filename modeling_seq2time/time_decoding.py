@@ -70,7 +70,7 @@ class TokenTexts:
         known, count = len(tokenizer.decode(anchor)), len(tokenizer)
         rows = [[*anchor, token] for token in range(count)]
         texts = tokenizer.batch_decode(rows, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        self.texts = [text[known:] for text in texts]
+        self.texts, self.vocabulary = [text[known:] for text in texts], tokenizer.get_vocab()
         added = tokenizer.added_tokens_decoder
         self.special = {token for token, content in added.items() if content.special} | set(tokenizer.all_special_ids)
         self.numbers = {token: text for token, text in enumerate(self.texts) if re.fullmatch(r"[0-9.]+", text)}
@@ -203,7 +203,13 @@ class AnswerForm:
         codes = notation.legal_codes(length, unit)
         self.tree = _time_tree(notation, codes if isinstance(codes, range) else tuple(codes), unit)
         self.saliency = TimeTree.of(list(enumerate(_SALIENCY)))
-        self._token_of = dict(zip(notation.tokens, tokenizer.convert_tokens_to_ids(list(notation.tokens)), strict=True))
+        vocabulary = self.texts.vocabulary
+        if missing := [token for token in notation.tokens if token not in vocabulary]:
+            raise ValueError(
+                f"the tokenizer lacks {len(missing)} tokens of notation {notation.name!r}, such as {missing[0]}: "
+                "`add_time_tokens` adds them"
+            )
+        self._token_of = {token: vocabulary[token] for token in notation.tokens}
         self._symbol_of = {token: symbol for symbol, token in self._token_of.items()}
         self.time_tokens = tuple(self._symbol_of)
         eos = tokenizer.eos_token_id if eos_token_id is None else eos_token_id

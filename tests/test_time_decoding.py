@@ -256,6 +256,8 @@ def test_what_cannot_be_is_refused():
         AnswerForm(tokenizer, notation, 60.0, form="caption")
     with pytest.raises(ValueError, match="'text' is plain text, where a number is a time only by its place"):
         AnswerForm(tokenizer, notation, 60.0, form="moments")
+    with pytest.raises(ValueError, match="the tokenizer lacks 10 tokens of notation 'rpt', such as <0>"):
+        AnswerForm(tokenizer, get_notation("rpt"), 60.0)
     with pytest.raises(ValueError, match="needs the sequence's length, found 0"):
         AnswerForm(tokenizer, notation, 0.0, form="captions")
     held = TimeLogitsProcessor([AnswerForm(tokenizer, notation, 60.0, form="captions")] * 2)
