@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
@@ -23,6 +24,7 @@ from .video_decoding import READERS
 TIMELINE = 32  # characters
 HOUR = 3600
 SHORTEST_CUE = 0.5  # seconds
+PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -57,6 +59,11 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--output needs one of --json, --vtt and --srt")
     if (args.vtt or args.srt) and len(args.videos) > 1 and not args.output:
         parser.error("subtitles of several videos need --output DIR")
+    stems = [Path(video).stem for video in args.videos]
+    if args.output and (twice := sorted({stem for stem in stems if stems.count(stem) > 1})):
+        parser.error(f"--output names its files after the videos, but several are called {', '.join(twice)}")
+    if args.plot and args.plot.suffix.lower() not in PICTURES:
+        parser.error(f"--plot draws {', '.join(PICTURES)}, found {args.plot}")
     return args
 
 
@@ -77,8 +84,7 @@ def load(args) -> tuple[Seq2TimeForConditionalGeneration, Seq2TimeProcessor]:
     return model, Seq2TimeProcessor.from_pretrained(args.model)
 
 
-def ask(args, model, processor, video: str) -> tuple[Answer, float]:
-    """The answer about one video, and the video's length."""
+def ask(args, model, processor, video: str) -> Answer:
     given = {"num_frames": args.num_frames, "decoder": args.decoder}
     settings = {
         "window": args.window,
@@ -86,9 +92,13 @@ def ask(args, model, processor, video: str) -> tuple[Answer, float]:
         "progress": sys.stderr.isatty(),
     }
     if args.command == "caption":
-        return model.dense_caption(processor, video, max_new_tokens=args.max_new_tokens, **settings)
-    settings |= {"top_k": args.top_k, "max_overlap": args.max_overlap, "min_score": args.min_score}
-    return model.ground(processor, video, args.query, **settings)
+        answer = model.dense_caption(processor, video, max_new_tokens=args.max_new_tokens, **settings)
+    else:
+        settings |= {"top_k": args.top_k, "max_overlap": args.max_overlap, "min_score": args.min_score}
+        answer = model.ground(processor, video, args.query, **settings)
+    if answer.unit != "s":
+        raise ValueError(f"{video}: expected a video, found an image")
+    return answer
 
 
 def clock(seconds: float, decimal: str = ".") -> str:
@@ -195,6 +205,8 @@ def plot(path: Path, answers: list[tuple[str, Answer]], title: str):
 def run(args) -> int:
     if args.plot and not args.plot.absolute().parent.is_dir():
         raise FileNotFoundError(f"{args.plot.absolute().parent}: there is no such folder for the picture")
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
     model, processor = load(args)
     answers, failed = [], 0
     for video in args.videos:
@@ -206,14 +218,13 @@ def run(args) -> int:
             continue
         if not (args.json or args.vtt or args.srt):
             print(table(*answers[-1], args), flush=True)
-    if args.output:
-        args.output.mkdir(parents=True, exist_ok=True)
     for video, answer in answers if args.output or args.vtt or args.srt else ():
         suffix = "json" if args.json else "vtt" if args.vtt else "srt"
         content = json.dumps(as_json(video, answer, args), indent=1) if args.json else subtitles(answer, args.vtt)
         if args.output:
             file = args.output / f"{Path(video).stem}.{suffix}"
             file.write_text(content + "\n" * args.json, encoding="utf-8")
+            print(file)
         else:
             print(content, end="")
     if args.json and not args.output:
@@ -230,9 +241,15 @@ def _one_line(error: Exception) -> str:
 
 def main(arguments: list[str] | None = None):
     args = parse_arguments(arguments)
+    sys.stdout.reconfigure(errors="replace")  # a terminal that can't show a timeline gets question marks
     try:
-        sys.exit(run(args))
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        code = run(args)
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except (ValueError, OSError, ImportError, RuntimeError, SafetensorError) as error:
         sys.exit(f"error: {_one_line(error)}")
     except KeyboardInterrupt:
         sys.exit(130)

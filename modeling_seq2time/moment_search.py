@@ -68,7 +68,8 @@ def best_moments(
         beam = [heapq.heappop(branches) for _ in range(min(width, len(branches))) if branches[0][0] < bound]
         if not beam:
             return kept, True
-        for branch in follow(beam, bound):
+        # A moment found later may make one that is kept now count no more: then no branch is too improbable.
+        for branch in follow(beam, bound if max_overlap >= 1 else math.inf):
             heapq.heappush(branches, branch)
         kept, steps = best(), steps + len(beam)
     return kept, not branches or (len(kept) == top_k and branches[0][0] >= -kept[-1].log_prob)

@@ -8,10 +8,14 @@ from .time_notation import Notation
 
 
 _NUMBER = r"\d+(?:\.\d+)?"
-_PAIR = re.compile(rf"({_NUMBER})\.?\s*[-–]\s*({_NUMBER})")
-_CLOCK = re.compile(r"\b(?:(\d{1,2}):)?(\d{1,2}):(\d{2}(?:\.\d+)?)\b")
-_START_END = re.compile(rf"\bstart\D*?({_NUMBER}).*?\bend\D*?({_NUMBER})", re.IGNORECASE | re.DOTALL)
-_BETWEEN = re.compile(r"\s*(?:-|–|to|and)\s*", re.IGNORECASE)
+_PAIR = re.compile(rf"({_NUMBER})\.?\s*[-–]\s*({_NUMBER})", re.ASCII)
+_CLOCK = re.compile(r"\b(?:(\d{1,2}):)?(\d{1,2}):(\d{2}(?:\.\d+)?)\b", re.ASCII)
+_IN_WORDS = (
+    re.compile(rf"\bstart\D*?({_NUMBER}).*?\bend\D*?({_NUMBER})", re.ASCII | re.IGNORECASE | re.DOTALL),
+    re.compile(rf"\bfrom ({_NUMBER})(?: ?s| seconds?)? to ({_NUMBER})", re.ASCII | re.IGNORECASE),
+    re.compile(rf"\bbetween ({_NUMBER})(?: ?s| seconds?)? and ({_NUMBER})", re.ASCII | re.IGNORECASE),
+)
+_BETWEEN = re.compile(r"\s*(?:-|–|to|and)\s*", re.ASCII | re.IGNORECASE)
 SHORTEST_PIECE = 6  # TimeChat drops what stands between two times if it is shorter
 
 
@@ -44,7 +48,7 @@ class Answer(list):
     """
     The moments of one answer. `text` is what the model wrote; `failure` says why no moment could be read from it, if
     none could; `proven` is False where a search stopped before it could show that no better moments exist; `length` is
-    that of the sequence.
+    that of the sequence, in seconds (`unit="s"`) or images (`"image"`).
     """
 
     def __init__(
@@ -54,9 +58,14 @@ class Answer(list):
         failure: str | None = None,
         proven: bool = True,
         length: float | None = None,
+        unit: str = "s",
     ):
         super().__init__(moments)
-        self.text, self.failure, self.proven, self.length = text, failure, proven, length
+        self.text, self.failure, self.proven, self.length, self.unit = text, failure, proven, length, unit
+
+    def of(self, moments: Iterable[Moment]) -> "Answer":
+        """The same answer with these moments in place of its own."""
+        return Answer(moments, self.text, self.failure, self.proven, self.length, self.unit)
 
 
 def failure_rate(answers: Iterable[Answer]) -> float:
@@ -74,7 +83,7 @@ def read_moments(
     """
     written = _clock_as_seconds(text) if notation.name == "text" else text
     pairs = _pairs(written, notation, length, unit)
-    ends = [start for start, _, _ in pairs[1:]] + [len(written)]
+    ends = [start for start, _, _ in pairs][1:] + [len(written)] * bool(pairs)
     events = [
         Moment.at(positions, length, caption_of(written[end:following], notation))
         for (_, end, positions), following in zip(pairs, ends, strict=True)
@@ -88,8 +97,9 @@ def read_grounding(text: str, notation: Notation, length: float, unit: str = "s"
     """The first start and end that a free answer names, swapped if reversed."""
     written = _clock_as_seconds(text) if notation.name == "text" else text
     pairs = _pairs(written, notation, length, unit)
-    if not pairs and notation.name == "text" and (found := _START_END.search(written)):
-        pairs = [(0, 0, _ordered(float(found[1]) / length, float(found[2]) / length))]
+    if not pairs and notation.name == "text":
+        found = next((match for pattern in _IN_WORDS if (match := pattern.search(written))), None)
+        pairs = [(0, 0, _seconds_of(found, notation, length, unit))] if found else []
     if not pairs:
         return Answer([], text, "no start and end")
     return Answer([Moment.at(pairs[0][2], length, query)], text)
@@ -122,6 +132,10 @@ def _clock_as_seconds(text: str) -> str:
     return _CLOCK.sub(seconds, text)
 
 
+def _seconds_of(found: re.Match, notation: Notation, length: float, unit: str) -> tuple[float, float]:
+    return _ordered(*(notation.fraction(round(float(number) * 10, 6), length, unit) for number in found.groups()))
+
+
 def _ordered(one: float, other: float) -> tuple[float, float]:
     return (one, other) if one <= other else (other, one)
 
@@ -130,8 +144,7 @@ def _pairs(text: str, notation: Notation, length: float, unit: str) -> list[tupl
     """Where each start and end stand in a text, and their positions."""
     if notation.name == "text":
         return [
-            (found.start(), found.end(), _ordered(float(found[1]) / length, float(found[2]) / length))
-            for found in _PAIR.finditer(text)
+            (found.start(), found.end(), _seconds_of(found, notation, length, unit)) for found in _PAIR.finditer(text)
         ]
     times, pairs, place = notation.find(text, unit), [], 0
     while place + 1 < len(times):
@@ -148,6 +161,16 @@ def overlap(one: tuple[float, float], other: tuple[float, float]) -> float:
     """Intersection over union of two spans; equal points overlap fully."""
     union = max(one[1], other[1]) - min(one[0], other[0])
     return max(0.0, min(one[1], other[1]) - max(one[0], other[0])) / union if union else 1.0
+
+
+def distinct(moments: Iterable[Moment], max_overlap: float) -> list[Moment]:
+    """Of moments that overlap more than this only the first."""
+    kept: list[Moment] = []
+    for moment in moments:
+        span = (moment.start, moment.end)
+        if max_overlap >= 1 or all(overlap(span, (other.start, other.end)) <= max_overlap for other in kept):
+            kept.append(moment)
+    return kept
 
 
 def merge_windows(windows: list[list[Moment]], near: float) -> list[Moment]:

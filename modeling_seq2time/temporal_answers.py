@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from tqdm import tqdm
 from transformers import LogitsProcessorList
+from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .moment_search import best_moments
@@ -15,6 +16,7 @@ from .moments import (
     Answer,
     Moment,
     caption_of,
+    distinct,
     merge_windows,
     read_grounding,
     read_highlights,
@@ -50,7 +52,7 @@ class _Job:
     number: int  # of the question, among those about its video
     query: str
     prompt: str
-    form: AnswerForm
+    form: AnswerForm | None
     tokens: list[int] = field(default_factory=list)
 
 
@@ -112,16 +114,22 @@ class TemporalAnswers:
             meta = job.watched.metadata
             return read_grounding(text, processor.notation, meta.length, meta.unit, job.query)
 
+        if top_k < 1 or not 0 <= max_overlap <= 1 or not 0 <= min_score <= 1:
+            raise ValueError(
+                "expected top_k of at least 1, max_overlap and min_score between 0 and 1, found "
+                f"{top_k}, {max_overlap} and {min_score}"
+            )
         if constrain and generate_kwargs:
             raise ValueError(
                 f"a search is no generation and takes no {', '.join(generate_kwargs)}: use constrain=False"
             )
         answer = search if constrain else self._writer(processor, read, None, {"max_new_tokens": 64} | generate_kwargs)
-        answers = self._answer(processor, video, query, prompt, "grounding", window, answer, video_kwargs, progress)
+        form = "grounding" if constrain else None
+        answers = self._answer(processor, video, query, prompt, form, window, answer, video_kwargs, progress)
 
         def best(merged: Answer) -> Answer:
             kept = [moment for moment in merged if moment.score is None or moment.score >= min_score]
-            return Answer(kept[:top_k], merged.text, merged.failure, merged.proven, merged.length)
+            return merged.of(distinct(kept, max_overlap)[:top_k])
 
         return _mirror(video, query, [[best(one) for one in own] for own in answers], processor)
 
@@ -161,9 +169,8 @@ class TemporalAnswers:
         writer = self._writer(
             processor, read, of_state if constrain else None, generate_kwargs | {"max_new_tokens": max_new_tokens}
         )
-        answers = self._answer(
-            processor, video, None, prompt, "captions", window, writer, video_kwargs, progress, ordered
-        )
+        form = "captions" if constrain else None
+        answers = self._answer(processor, video, None, prompt, form, window, writer, video_kwargs, progress, ordered)
         for (answer,) in answers:
             answer.sort(key=lambda moment: (moment.start, moment.end))
         return _mirror(video, "", answers, processor)
@@ -198,7 +205,8 @@ class TemporalAnswers:
         writer = self._writer(
             processor, read, of_state if constrain else None, generate_kwargs | {"max_new_tokens": max_new_tokens}
         )
-        answers = self._answer(processor, video, query, prompt, "highlights", window, writer, video_kwargs, progress)
+        form = "highlights" if constrain else None
+        answers = self._answer(processor, video, query, prompt, form, window, writer, video_kwargs, progress)
         for own in answers:
             for answer in own:
                 answer.sort(key=lambda moment: (-moment.score, moment.start))
@@ -210,7 +218,7 @@ class TemporalAnswers:
         video,
         query,
         prompt: str,
-        form: str,
+        form: str | None,
         window: float | None,
         answer: Callable[[list[_Job]], Iterable[Answer]],
         video_kwargs: dict | None,
@@ -224,7 +232,7 @@ class TemporalAnswers:
             meta = watched.metadata
             questions = [prompt.replace("{query}", escape(text)) for text in queries[watched.place]]
             prompts, prefix = processor.ask(questions, [meta] * len(questions))
-            shape = AnswerForm(
+            shape = form and AnswerForm(
                 processor.tokenizer, processor.notation, meta.length, meta.unit, form, ordered,
                 prompts[0][-8:], prefix, self.generation_config.eos_token_id,
             )  # fmt: skip
@@ -233,9 +241,9 @@ class TemporalAnswers:
                 for number, (text, written) in enumerate(zip(queries[watched.place], prompts, strict=True))
             ]
             for job, one in zip(jobs, answer(jobs), strict=True):
+                one.length, one.unit = watched.whole, meta.unit
                 moments = [moment.moved(watched.offset, watched.whole) for moment in one] if window else one
-                answered = Answer(moments, one.text, one.failure, one.proven, watched.whole)
-                windows[watched.place][job.number].append(answered)
+                windows[watched.place][job.number].append(one.of(moments))
         near = (window or 0.0) / self.config.num_frames
         return [[_merged(one, near) for one in own] for own in windows]
 
@@ -246,6 +254,8 @@ class TemporalAnswers:
                 count, pieces = 1, [(video, None, 0.0, None)]
             else:
                 options = {name: kwargs.get(name) for name in ("decoder", "num_frames")}
+                if others := sorted(kwargs.keys() - options.keys()):
+                    raise ValueError(f"windows are sampled evenly and take no {', '.join(others)} in video_kwargs")
                 count, pieces = processor.video_processor.windows(video, window, **options)
             name = f"video {place + 1} of {len(videos)}"
             for frames, known, offset, whole in tqdm(pieces, name, count, unit="window", disable=not progress):
@@ -259,6 +269,8 @@ class TemporalAnswers:
 
     def _writer(self, processor, read, of_state, generate_kwargs: dict) -> Callable[[list[_Job]], Iterator[Answer]]:
         """Lets `generate` write the answers; held to their form if `of_state` can read it, else free."""
+        if generate_kwargs.get("return_dict_in_generate"):
+            raise ValueError("the answers are moments: return_dict_in_generate has no meaning here")
 
         def write(jobs: list[_Job]) -> Iterator[Answer]:
             inputs = processor.tokenizer(
@@ -266,8 +278,8 @@ class TemporalAnswers:
             ).to(self.device)
             outputs = BaseModelOutputWithPooling(pooler_output=tuple(job.watched.features for job in jobs))
             settings = dict(generate_kwargs)
-            held = TimeLogitsProcessor([job.form for job in jobs], settings.get("max_new_tokens"))
             if of_state:
+                held = TimeLogitsProcessor([job.form for job in jobs], settings.get("max_new_tokens"))
                 settings["logits_processor"] = LogitsProcessorList([*settings.get("logits_processor", ()), held])
             sequences = self.generate(
                 input_ids=inputs["input_ids"],
@@ -303,6 +315,7 @@ def _merged(windows: list[Answer], near: float) -> Answer:
         failures[0] if None not in failures else None,
         all(answer.proven for answer in windows),
         windows[0].length,
+        windows[0].unit,
     )
 
 
@@ -314,6 +327,8 @@ def _listed(video, query, processor) -> tuple[list, list[list[str]]]:
     if query is None or isinstance(query, str):
         return videos, [[query or ""] for _ in videos]
     queries = list(query)
+    if len({isinstance(one, str) for one in queries}) > 1:
+        raise ValueError("expected a list of queries or a list of lists, one per video, found both in one")
     if all(isinstance(one, str) for one in queries):
         queries = [queries for _ in videos]
     if len(queries) != len(videos) or not all(queries):
@@ -352,10 +367,12 @@ def _prompt_scores(model, jobs: list[_Job], shared: int) -> Iterator[tuple[_Job,
 
     common = run(jobs[0].tokens[:shared], None, mm_encoder_outputs=video) if shared else None
     for job in jobs:
-        if common is None:
-            cache = run(job.tokens, None, mm_encoder_outputs=video)
-        else:
-            cache = run(job.tokens[shared:], copy.deepcopy(common))
+        cache = copy.deepcopy(common)
+        inputs = {} if shared else {"mm_encoder_outputs": video}
+        cache = run(job.tokens[shared:], cache, **inputs)
+        if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+            found = model.config.text_config.model_type
+            raise ValueError(f"a search needs attention in every layer, which {found} has not: use constrain=False")
 
         def next_scores(answers: list[tuple[int, ...]], cache=cache) -> torch.Tensor:
             past, longest = cache.get_seq_length(), max(map(len, answers))

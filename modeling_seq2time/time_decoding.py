@@ -19,13 +19,16 @@ from .time_notation import Notation
 
 
 FORMS = ("moments", "times", "grounding", "captions", "highlights")
-_SALIENCY = tuple(f"{tenths // 10}.{tenths % 10}" for tenths in range(41))  # QVHighlights' 0 to 4, averaged
+_SALIENCY = tuple(f" {tenths // 10}.{tenths % 10}" for tenths in range(41))  # QVHighlights' 0 to 4, averaged
 _TAIL = 24  # characters of the answer that rules on plain text may look back on
 _BIASES = 64  # masks over the vocabulary that are kept
 
 
 class TimeTree:
-    """All legal times of a sequence as a tree of symbols; every branch knows the latest time in it."""
+    """
+    All legal times of a sequence as a tree of symbols; every branch knows the latest time in it. Symbols are a
+    notation's tokens; in plain text a space and characters, so that a tokenizer may join the space to the number.
+    """
 
     __slots__ = ("children", "code", "height", "latest")
 
@@ -57,7 +60,8 @@ class TimeTree:
 
 @lru_cache(maxsize=16)
 def _time_tree(notation: Notation, codes: Sequence[int], unit: str) -> TimeTree:
-    return TimeTree.of([(code, notation.symbols(code, unit)) for code in codes])
+    space = [] if notation.tokens else [" "]
+    return TimeTree.of([(code, space + notation.symbols(code, unit)) for code in codes])
 
 
 class TokenTexts:
@@ -73,7 +77,13 @@ class TokenTexts:
         self.texts, self.vocabulary = [text[known:] for text in texts], tokenizer.get_vocab()
         added = tokenizer.added_tokens_decoder
         self.special = {token for token, content in added.items() if content.special} | set(tokenizer.all_special_ids)
-        self.numbers = {token: text for token, text in enumerate(self.texts) if re.fullmatch(r"[0-9.]+", text)}
+        self.numbers = {
+            token: text for token, text in enumerate(self.texts) if re.fullmatch(r" ?[0-9.]*", text) and text
+        }
+        self._by_text: dict[str, int] = {}
+        for token, text in enumerate(self.texts):
+            if token not in self.special:
+                self._by_text.setdefault(text, token)
         self._with: dict[str, list[int]] = {}
         self._forbidden: dict[tuple, list[int]] = {}
 
@@ -83,6 +93,17 @@ class TokenTexts:
         if texts is None or len(texts.texts) != len(tokenizer):
             texts = cls._known[tokenizer] = cls(tokenizer)
         return texts
+
+    def spell(self, words: str) -> list[int] | None:
+        """Some tokens that write these words, the longest first."""
+        ids = []
+        while words:
+            longest = next((end for end in range(len(words), 0, -1) if words[:end] in self._by_text), None)
+            if longest is None:
+                return None
+            ids.append(self._by_text[words[:longest]])
+            words = words[longest:]
+        return ids
 
     def forbidden(self, rule: re.Pattern, needs: str, tail: str) -> list[int]:
         """The tokens that would complete, behind `tail`, what a rule forbids; it can't without one of `needs`."""
@@ -103,22 +124,23 @@ class TextRule:
     forbidden: re.Pattern
     needs: str  # no token without one of these characters can complete it
     tail: re.Pattern  # the end of a text that matters to it
-    boundary: re.Pattern | None = None  # where plain-text notations may begin a moment
+    boundary: re.Pattern | None = None  # behind what plain-text notations may begin a moment; its spaces are a group
 
 
 _DIGITS = "0123456789"
+# � is a piece of a character that a tokenizer writes in bytes: it may become a dash.
 _PLAIN_RULES = {
     "text": TextRule(
-        forbidden=re.compile(r"\d\.*\s*[-–]\s*\d|[.!?]\s+\d"),
+        forbidden=re.compile(r"\d\.*\s*[-–�]+\s*\d|[.!?]\s+\d", re.ASCII),
         needs=_DIGITS,
-        tail=re.compile(r"(?:\d\.*|[.!?])\s*[-–]?\s*$"),
-        boundary=re.compile(r"[.!?]\s+$"),
+        tail=re.compile(r"(?:\d\.*|[.!?])\s*[-–�]*\s*$", re.ASCII),
+        boundary=re.compile(r"[.!?](\s*)$", re.ASCII),
     ),
     "percent": TextRule(
-        forbidden=re.compile(r"\d\s*(?:to|and|-|–)\s*\d|[.!?]\s+From\s+\d"),
+        forbidden=re.compile(r"\d\s*(?:to|and|[-–�]+)\s*\d|[.!?]\s+From\s+\d", re.ASCII),
         needs=_DIGITS,
-        tail=re.compile(r"(?:\d\s*(?:t|to|a|an|and|-|–)?\s*|[.!?]\s+(?:F|Fr|Fro|From\s*)?|[.!?])$"),
-        boundary=re.compile(r"[.!?]\s+From\s+$"),
+        tail=re.compile(r"(?:\d\s*(?:t|to|a|an|and|[-–�]*)?\s*|[.!?]\s*(?:\sF|\sFr|\sFro|\sFrom\s*)?)$", re.ASCII),
+        boundary=re.compile(r"[.!?]\s+From(\s*)$", re.ASCII),
     ),
 }
 
@@ -216,17 +238,19 @@ class AnswerForm:
         self.eos = (eos,) if isinstance(eos, int) else tuple(eos or ())
         if not self.eos or not all(0 <= token < len(tokenizer) for token in self.eos):
             raise ValueError(f"expected ids of the {len(tokenizer)} tokens as eos_token_id, found {eos}")
-        self._entries: dict[int, tuple[int, ...]] = {}  # by the earliest code that may begin
+        self._entries: dict[tuple, tuple[int, ...]] = {}  # by the earliest code, and whether behind a space
         self._write_script(unit, prompt_end, prefix)
 
     def _write_script(self, unit: str, before: str, prefix: str):
         """What is said between the times, as tokens, and which step follows which."""
         notation = self.notation
-        time = notation.encode(0.5, 96 if unit == "image" else 60.0, unit)
+        space = "" if notation.tokens else " "  # in plain text it belongs to the number
+        time = space + notation.encode(0.5, 96 if unit == "image" else 60.0, unit)
         unit_word = notation.unit_words[unit]
+        self.glued = not notation.tokens and not prefix + notation.lead  # the answer begins with a number
 
         def say(words, next_step, before=time, after=time):
-            return self._ids(before, words, after), next_step
+            return self._ids(before, words.removesuffix(" ") if after.startswith(" ") else words, after), next_step
 
         self.says = {"between": say(notation.separator, "end"), "close": ((), "text")}
         if self.form == "grounding":
@@ -234,13 +258,13 @@ class AnswerForm:
             self.says["close"] = say(f"{unit_word}.", "stop", after="")
         elif self.form == "captions":
             self.says["lead"] = say(prefix + notation.lead, "start", before)
-            self.says["close"] = say("" if notation.tokens else f"{unit_word}, ", "text", after="a")
+            self.says["close"] = say("" if notation.tokens else f"{unit_word},", "text", after=" a")
         elif self.form == "highlights":
             self.says["lead"] = say(f"{prefix}The highlight timestamps are in the ", "point", before)
             self.says["more"] = say(", ", "point")
-            self.says["enough"] = say(f"{unit_word}. Their saliency scores are ", "score", after="0.0")
-            self.says["next score"] = say(", ", "score", "0.0", "0.0")
-            self.says["last"] = say(".", "stop", "0.0", "")
+            self.says["enough"] = say(f"{unit_word}. Their saliency scores are ", "score", after=" 0.0")
+            self.says["next score"] = say(", ", "score", " 0.0", " 0.0")
+            self.says["last"] = say(".", "stop", " 0.0", "")
         # The most tokens that a moment, or a highlight and its score, may take: they must be left when it begins.
         said = {name: len(ids) for name, (ids, _) in self.says.items()}
         height = self.tree.height
@@ -261,10 +285,13 @@ class AnswerForm:
             for token, (start, end) in zip(whole["input_ids"], whole["offset_mapping"], strict=True)
             if first <= start < end <= last
         ]
-        for ids in (inside, self.tokenizer.encode(words, add_special_tokens=False)):
-            if "".join(self.texts.texts[token] for token in ids) == words:
-                return tuple(ids)
-        raise ValueError(f"the tokenizer has no tokens of their own for {words!r} between {before!r} and {after!r}")
+        written = "".join(self.texts.texts[token] for token in inside)
+        if written == words or (written.strip() and written.split() == words.split()):  # LLaMA's legacy adds spaces
+            return tuple(inside)
+        spelled = self.texts.spell(words)
+        if spelled is None:
+            raise ValueError(f"the tokenizer has no tokens for {words!r}")
+        return tuple(spelled)
 
     def begin(self) -> State:
         return self._enter(State(has_text=self.form != "captions"), "lead" if "lead" in self.says else "text")
@@ -279,7 +306,8 @@ class AnswerForm:
             return replace(state, step=step, words=words) if ids else self._enter(state, following)
         if step == "start":
             least = state.found[-1].start if self.ordered and state.found else 0
-            return replace(state, step=step, node=self.tree, least=least, first=state.size, log_prob=0.0)
+            tree = self.tree.children[" "] if self.glued and not state.size else self.tree
+            return replace(state, step=step, node=tree, least=least, first=state.size, log_prob=0.0)
         if step == "point":
             least = state.found[-1].end + 1 if self.form == "highlights" and state.found else 0
             return replace(state, step=step, node=self.tree, least=least, first=state.size, log_prob=0.0)
@@ -313,13 +341,20 @@ class AnswerForm:
         """The tokens with which a time may begin in text."""
         if room < self.cost or not state.has_text:
             return ()
-        if self.rule.boundary and not self.rule.boundary.search(state.tail):
-            return ()
+        spaced = False
+        if self.rule.boundary:
+            behind = self.rule.boundary.search(state.tail)
+            if not behind:
+                return ()
+            spaced = bool(behind[1])
         earliest = state.found[-1].start if self.ordered and state.found else 0
-        if earliest not in self._entries:
+        if (earliest, spaced) not in self._entries:
             begun = self._begin_time(state)
-            self._entries[earliest] = self._continuations(begun, begun.node)
-        return self._entries[earliest]
+            ids = self._continuations(begun, begun.node)
+            if self.rule.boundary:  # a space alone may be one of the text
+                ids = tuple(token for token in ids if self.texts.numbers[token] != " ")
+            self._entries[earliest, spaced] = ids
+        return self._entries[earliest, spaced]
 
     def begins_time(self, state: State, token: int) -> bool:
         """Whether a token in text begins a time."""
@@ -327,7 +362,10 @@ class AnswerForm:
         return known and state.step == "text" and token in self.entries(state)
 
     def _begin_time(self, state: State) -> State:
-        return self._enter(state, "point" if self.form == "times" else "start")
+        begun = self._enter(state, "point" if self.form == "times" else "start")
+        if self.rule.boundary and self.rule.boundary.search(state.tail)[1]:
+            begun = replace(begun, node=begun.node.children[" "])
+        return begun
 
     def _symbols(self, state: State, token: int) -> Sequence[str] | None:
         """A token as symbols of the tree of times."""
@@ -435,7 +473,7 @@ class TimeLogitsProcessor(LogitsProcessor):
         rows = input_ids.tolist()
         if len(rows) % len(self.forms):
             raise ValueError(f"expected a multiple of {len(self.forms)} rows, one form each, found {len(rows)}")
-        if not self._rows or len(rows[0]) <= self._begin or rows[0][: self._begin] != self._rows[0][: self._begin]:
+        if rows[0][:-1] not in self._rows:  # not one token more than in the last step: new prompts
             self._begin, self._roots, self._rows = len(rows[0]), [form.begin() for form in self.forms], []
         states = self._follow(rows)
         for state in self._states:

@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 
 
 UNITS = ("s", "image")
-_NUMBER = r"\d+(?:\.\d+)?"
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _MARK = re.compile(rf"\[\[({_NUMBER})/({_NUMBER}) (s|image)\]\]")
 
 
@@ -231,13 +231,13 @@ class _SecondsAndPlaces(Notation):
     def fraction(self, code, length=None, unit="s"):
         place, length = code / 10, _given(length)
         # One decimal may round the end of a sequence up; what a model writes beyond that is not hidden.
-        return 1.0 if 0 <= place - length <= 0.05 else place / length
+        return 1.0 if 0 <= place - length <= 0.05 + 1e-6 else place / length
 
     def resolution(self, length=None, unit="s"):
         return (1 if unit == "image" else 0.1) / _given(length)
 
     def _last_code(self, length):
-        return math.floor(round(_given(length) * 10, 6))
+        return self.code(1.0, length)  # read back as the end, even where it is rounded up
 
 
 class TextTime(_SecondsAndPlaces):
@@ -279,7 +279,7 @@ class AbsoluteTimeTokens(_SecondsAndPlaces):
 
     def code(self, position, length=None, unit="s"):
         code = super().code(position, length, unit)
-        if code > self._last_code(10_000):
+        if code > 99_999:
             raise ValueError(f"notation 'absolute' has four digits before the dot, found {code / 10:.1f}")
         return code
 
@@ -294,7 +294,7 @@ class AbsoluteTimeTokens(_SecondsAndPlaces):
         return int("".join(str(digit) for digit in digits if digit < 10))
 
     def _last_code(self, length):
-        return min(super()._last_code(length), 99_999)
+        return super().code(1.0, length) if length < 10_000 else 99_999
 
 
 NOTATIONS = {
@@ -394,8 +394,8 @@ def _first_found(text: str, patterns, number: str, read) -> list[tuple[int, int,
     for pattern in patterns:
         found = [
             (run.start() + one.start(), run.start() + one.end(), read(one[0]))
-            for run in re.finditer(pattern, text)
-            for one in re.finditer(number, run[0])
+            for run in re.finditer(pattern, text, re.ASCII)
+            for one in re.finditer(number, run[0], re.ASCII)
         ]
         if found:
             return found
@@ -408,7 +408,7 @@ def _place(notation: Notation, code: int, fraction: float, length: float | None,
         return fraction
     near = fraction * length
     for place in (round(near), math.ceil(near), math.floor(near)):
-        if 0 <= place <= length and notation.code(place / length, length, unit) == code:
+        if (unit == "image") <= place <= length and notation.code(place / length, length, unit) == code:
             return place / length
     return max(round(near), 1) / length if unit == "image" else fraction
 

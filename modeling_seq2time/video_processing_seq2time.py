@@ -185,8 +185,8 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
 
     def _window(self, reader, start: float, end: float, num_frames: int):
         inside = reader.between(start, end)
-        if not len(inside):
-            raise ValueError(f"{reader.name}: the video has no frame from {start:.2f} s to {end:.2f} s")
+        if not len(inside):  # the last frame before is still shown
+            inside = reader.between(0.0, start)[-1:]
         picks = inside[uniform_indices(len(inside), num_frames)]
         frames, times = reader.read(picks)
         metadata = {
@@ -194,7 +194,7 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
             "fps": reader.fps,
             "duration": end - start,
             "frames_indices": (picks - inside[0]).tolist(),
-            "times": [time - start for time in times],
+            "times": [max(time - start, 0.0) for time in times],
         }
         return frames, metadata, start, reader.duration
 

@@ -1,5 +1,6 @@
 """Whatever a model wants to say, its times are legal: thousands of answers out of random scores and random models."""
 
+import functools
 import math
 import zlib
 
@@ -12,6 +13,7 @@ from modeling_seq2time import AnswerForm, TimeLogitsProcessor, get_notation
 from modeling_seq2time.moments import read_grounding, read_highlights, read_moments
 from modeling_seq2time.time_decoding import FORMS, TimeTree, TokenTexts
 from modeling_seq2time.time_notation import NOTATIONS, time_tokens
+from tests.vocabularies import gpt2_like, llama_like
 
 
 CASES = [
@@ -23,8 +25,16 @@ CASES = [
 TEMPTING = {*"0123456789.-–!?<>_bin", "to", "From", "and", "TIME", "F", "r", "o", "m", ""}
 
 
-def setting(name, **options):
-    notation, tokenizer = get_notation(name, **options), make_tokenizer()
+FAMILIES = {
+    "tiny": make_tokenizer,
+    "gpt2": gpt2_like,
+    "llama": functools.partial(llama_like, legacy=False),
+    "llama, legacy": functools.partial(llama_like, legacy=True),
+}
+
+
+def setting(name, family="tiny", **options):
+    notation, tokenizer = get_notation(name, **options), FAMILIES[family]()
     tokenizer.add_tokens(time_tokens(notation))
     return notation, tokenizer
 
@@ -91,6 +101,56 @@ def test_no_answer_is_malformed(name, form, tempted):
                 assert [start for start, _ in codes] == sorted({start for start, _ in codes})
                 assert state.step == "done"
     assert found >= (20 if not tempted or form in ("grounding", "captions", "highlights") else 10)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "llama, legacy"])
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_no_answer_is_malformed_in_other_vocabularies(name, family):
+    notation, tokenizer = setting(name, family)
+    generator = torch.Generator().manual_seed(0)
+    for form in (form for case, form in CASES if case == name):
+        shape = AnswerForm(tokenizer, notation, 60.5, "s", form, ordered=True)
+        boosted = (*shape.time_tokens, *tempting(tokenizer))
+        _, texts, states = write(
+            TimeLogitsProcessor([shape] * 8, 60), tokenizer, 8, 60, generator, boosted, forbid=(tokenizer.unk_token_id,)
+        )
+        for text, state in zip(texts, states, strict=True):
+            positions = [shape.positions(moment) for moment in state.found]
+            assert all(0 <= start <= end <= 1 for start, end in positions)
+            if form in ("moments", "captions"):
+                read = read_moments(text, notation, 60.5, shortest=0)
+                assert [moment.position for moment in read] == positions, text
+
+
+@pytest.mark.parametrize(("length", "unit"), [(60.5, "s"), (96, "image")])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", NOTATIONS)
+def test_answers_as_a_tokenizer_writes_them_are_admitted(name, family, length, unit):
+    """A model is never held to tokens that it has not been trained on."""
+    notation, tokenizer = setting(name, family)
+    first, second, third = (notation.encode(place, length, unit) for place in (0.25, 0.5, 0.75))
+    word, lead, between = notation.unit_words[unit], notation.lead, notation.separator
+    saliency = "Their saliency scores are 1.3, 1.7."
+    answers = {
+        "grounding": f"{notation.opening}{first}{between}{second}{word}.",
+        "captions": f"{lead}{first}{between}{second}{word}, a man opens 2 doors. {lead}{second}{between}{third}{word}, "
+        "he runs.",
+        "highlights": f"The highlight timestamps are in the {first}, {third}{word}. {saliency}",
+    }
+    for form, answer in answers.items():
+        for prompt, prefix in (("[INST] what [/INST]", " "), ("assistant\n", "")):
+            shape = AnswerForm(tokenizer, notation, length, unit, form, prompt_end=prompt, prefix=prefix)
+            before = tokenizer.encode(prompt, add_special_tokens=False)
+            tokens = tokenizer.encode(prompt + prefix + answer, add_special_tokens=False)
+            assert tokens[: len(before)] == before
+            state = shape.begin()
+            for place, token in enumerate(tokens[len(before) :]):
+                following = shape.advance(state, token)
+                said = tokenizer.decode(tokens[len(before) :][: place + 1])
+                assert following is not None, (prompt, answer, said, state.step)
+                ids, tail = shape.choices(state)
+                assert token in ids or tail is not None
+                state = following
 
 
 def test_without_the_processor_answers_are_malformed():
