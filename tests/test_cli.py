@@ -107,6 +107,28 @@ def test_damaged_video(folder, tmp_path):
     assert done.stderr.startswith(f"error: {tmp_path}/bad.mp4: ")
 
 
+def test_an_image_is_no_video(folder, tmp_path):
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    done = run("ground", tmp_path / "a.png", "q", "--model", folder)
+    assert (done.returncode, done.stderr.strip()) == (1, f"error: {tmp_path}/a.png: expected a video, found an image")
+
+
+def test_damaged_weights(folder, video, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    weights = tmp_path / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    done = run("ground", video, "q", "--model", tmp_path / "model")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_reader_that_has_seen_enough(folder, video):
+    command = f"'{SEQ2TIME}' ground '{video}' q --model '{folder}' --top-k 300 --max-overlap 1 | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
 def test_times_are_written_as_clocks():
     assert clock(3723.4567) == "01:02:03.457"
     assert clock(59.9999, ",") == "00:01:00,000"

@@ -80,6 +80,19 @@ def test_moments_that_overlap_too_much_count_once():
     assert [(moment.start, moment.end) for moment in found] == expected[:4]
 
 
+def test_what_suppresses_others_may_be_found_late():
+    """A beam of one finds moments that a better one, found later, suppresses: then less probable ones count."""
+    notation, tokenizer = setting("bins", num_bins=10)
+    shape = AnswerForm(tokenizer, notation, 60.0, form="grounding")
+    for seed in range(25):
+        next_scores, _ = scorer(tokenizer, 2.0, seed)
+        results = [
+            best_moments(shape, next_scores, top_k=3, max_overlap=0.2, width=width, max_steps=100_000)
+            for width in (1, 16)
+        ]
+        assert results[0] == (results[1][0], True)
+
+
 def test_a_sure_model_needs_few_steps_and_an_unsure_one_says_so():
     notation, tokenizer = setting("rpt")
     shape = AnswerForm(tokenizer, notation, 60.0, form="grounding")

@@ -42,6 +42,8 @@ def test_dense_captions_as_timechat_reads_them():
         ("The start time is 2 seconds, and the end time is 12.5 seconds.", (2.0, 12.5)),
         ("The event starts at 00:00:18 and ends at 00:00:23.", (18.0, 23.0)),
         ("0:10 - 1:20", (10.0, 80.0)),
+        ("from 10 to 20.5 seconds", (10.0, 20.5)),
+        ("between 12.0 s and 20.0 s", (12.0, 20.0)),
         ("10.0 - 70.0 seconds", (10.0, 70.0)),
     ],
 )
@@ -83,6 +85,9 @@ def test_failures_are_counted():
     assert [answer.failure for answer in answers] == ["no start and end", None, "no start and end"]
     assert failure_rate(answers) == pytest.approx(2 / 3)
     assert failure_rate([]) == 0.0
+    for name in ("text", "rpt", "bins", "percent"):
+        for text in ("I see no event.", ""):
+            assert read_moments(text, get_notation(name), 60.0).failure == "no start and end"
     assert read_moments("1.0 - 2.0, a.", TEXT, 60.0).failure == "no times with a text behind them"
     assert Answer([], "the event is absent").failure is None, "an empty answer is no failure"
 

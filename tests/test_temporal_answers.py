@@ -59,6 +59,7 @@ def test_results_mirror_videos_and_queries(tiny, video):
         ([], "a", "at least one video, found an empty list"),
         (video, [], r"at least one query for each of 1 videos, found \[0\]"),
         ([video, video], [["a"]], r"at least one query for each of 2 videos, found \[1\]"),
+        ([video, video], ["abc", ["d"]], "a list of queries or a list of lists, one per video, found both"),
     ):
         with pytest.raises(ValueError, match=message):
             model.ground(processor, given, queries, **FAST)
@@ -130,6 +131,13 @@ def test_absent_events(tiny, video):
     assert answer.failure is None, "no event is an answer, not a failure"
 
 
+@pytest.mark.parametrize("settings", [{"top_k": 0}, {"max_overlap": -0.1}, {"min_score": float("nan")}])
+def test_settings_out_of_range(tiny, video, settings):
+    model, processor = tiny("timechat")
+    with pytest.raises(ValueError, match="expected top_k of at least 1, max_overlap and min_score between 0 and 1"):
+        model.ground(processor, video, "a", **settings)
+
+
 def test_a_search_that_stops_early_says_so(tiny, video):
     model, processor = tiny("timechat")
     assert not model.ground(processor, video, "a", **FAST).proven
@@ -142,6 +150,9 @@ def test_free_answers_are_read_and_their_failures_counted(tiny, video):
     answers = model.ground(processor, video, ["a", "b", "c"], constrain=False, max_new_tokens=20)
     assert failure_rate(answers) == 1.0, "a random model names no times"
     assert all(answer.text and not answer for answer in answers)
+    short = model.dense_caption(processor, video, constrain=False, max_new_tokens=2)
+    assert short.failure == "no start and end"
+    assert model.highlights(processor, video, "a", constrain=False, max_new_tokens=2).failure
     with pytest.raises(ValueError, match="a search is no generation and takes no do_sample"):
         model.ground(processor, video, "a", do_sample=True)
 
@@ -225,10 +236,26 @@ def test_windows_of_a_long_video_are_merged(tiny, tmp_path):
     assert max(event.end for event in events) > 40, "beyond all windows but the last two"
     check(events, 60.0)
     check(model.highlights(processor, video, "a", window=20.0), 60.0)
+    apart = model.ground(processor, video, "a", top_k=9, max_overlap=0.0, window=20.0, video_kwargs={"num_frames": 8})
+    spans = sorted((moment.start, moment.end) for moment in apart)
+    assert all(end <= following for (_, end), (following, _) in itertools.pairwise(spans))
+    with pytest.raises(ValueError, match="take no fps in video_kwargs"):
+        model.ground(processor, video, "a", window=20.0, video_kwargs={"fps": 2})
     with pytest.raises(ValueError, match="windows are cut out of a video file or reader, found ndarray"):
         model.ground(processor, np.zeros((9, 8, 8, 3), np.uint8), "a", window=2.0)
     with pytest.raises(ValueError, match="a window's length must be above 0 seconds, found -1"):
         model.ground(processor, video, "a", window=-1.0)
+
+
+def test_a_picture_that_stands_still_is_in_every_window(tiny, tmp_path):
+    """A screen recording has no frames where nothing changes."""
+    times = [*range(0, 2000, 100), *range(60_000, 62_000, 100)]
+    video = write_video(tmp_path / "gap.mp4", len(times), times=times)
+    model, processor = tiny("timechat")
+    _, windows = processor.video_processor.windows(video, 10.0)
+    seen = [(start, len(frames), metadata["times"][0]) for frames, metadata, start, _ in windows]
+    assert {(count, time) for start, count, time in seen if 3 < start < 49} == {(1, 0.0)}
+    check(model.ground(processor, video, "a", window=10.0, **FAST), 62.0, resolution=0.2)
 
 
 @pytest.mark.slow

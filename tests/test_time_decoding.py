@@ -280,6 +280,31 @@ def test_a_processor_can_be_used_again():
         assert all(text.startswith(" The given query happens in <") and text.endswith(">.") for text in texts)
 
 
+def test_a_longer_prompt_is_a_new_answer():
+    """A second turn begins with the first one's prompt."""
+    notation, tokenizer = setting("rpt")
+    held = TimeLogitsProcessor(AnswerForm(tokenizer, notation, 60.0, form="grounding"), 40)
+    prompt = torch.randint(5, 300, (1, 6))
+    for turn in range(3):
+        ids = prompt
+        for _ in range(30):
+            ids = torch.cat([ids, held(ids, torch.randn(1, len(tokenizer))).argmax(dim=-1, keepdim=True)], dim=1)
+        (state,) = held.states(ids)
+        assert state.step == "done", turn
+        prompt = torch.cat([ids[:, : 6 + 9 * turn + 20], torch.randint(5, 300, (1, 5))], dim=1)
+
+
+def test_captions_spell_no_dash_in_bytes():
+    notation, tokenizer = setting("text")
+    shape = AnswerForm(tokenizer, notation, 60.0, form="captions")
+    state = shape.begin()
+    for token in tokenizer.encode(" 2.0 - 9.5 seconds, 2–", add_special_tokens=False):
+        state = shape.advance(state, token)
+    assert "�" in state.tail
+    _, tail = shape.choices(state)
+    assert tokenizer.convert_tokens_to_ids("3") in shape.texts.forbidden(shape.rule.forbidden, shape.rule.needs, tail)
+
+
 @pytest.mark.parametrize("name", ["text", "percent"])
 def test_captions_of_plain_text_spell_no_times(name):
     notation, tokenizer = setting(name)

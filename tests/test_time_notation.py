@@ -252,6 +252,24 @@ def test_places_keep_their_marks():
         assert parse(render(stored, notation), notation, 96, "image") == stored
 
 
+@pytest.mark.parametrize("name", ["bins", "percent", "rpt"])
+def test_the_first_image_is_one(name):
+    """However many images share its code."""
+    notation = get_notation(name)
+    text = render("[[1/1000 image]]", notation)
+    assert marks(parse(text, notation, 1000, "image"))[0][0] >= 1
+    assert all(notation.fraction(code, 1000, "image") >= 1 / 1000 for code in notation.legal_codes(1000, "image"))
+
+
+@pytest.mark.parametrize("name", ["text", "absolute"])
+@pytest.mark.parametrize("length", [739.56, 437.55, 60.0, 12.34, 0.04])
+def test_the_end_of_a_video_can_be_said(name, length):
+    notation = get_notation(name)
+    assert notation.code(1.0, length) == notation.legal_codes(length)[-1]
+    assert notation.decode(notation.encode(1.0, length), length)[0] == pytest.approx(1.0, abs=0.05 / length)
+    assert notation.decode(notation.encode(1.0, length), length)[0] <= 1.0
+
+
 @pytest.mark.parametrize("position", [-0.1, 1.5, float("nan")])
 @pytest.mark.parametrize("name", NOTATIONS)
 def test_positions_are_fractions(name, position):
