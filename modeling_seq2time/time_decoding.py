@@ -463,74 +463,89 @@ class TimeLogitsProcessor(LogitsProcessor):
         if self.max_new_tokens < least:
             raise ValueError(f"max_new_tokens={max_new_tokens} leaves no room for an answer, which may take {least}")
         self._roots: list[State] = []
-        self._rows: list[list[int]] = []  # of the last step
-        self._states: list[State | None] = []  # and where they stood
+        self._ids: torch.LongTensor | None = None  # of the last step
+        self._states: list[State | None] = []  # and where its rows stood
         self._begin = 0  # length of the prompts
         self._biases: dict[tuple, torch.Tensor] = {}
         self._indices: dict[tuple, torch.Tensor] = {}
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        rows = input_ids.tolist()
-        if len(rows) % len(self.forms):
-            raise ValueError(f"expected a multiple of {len(self.forms)} rows, one form each, found {len(rows)}")
-        if rows[0][:-1] not in self._rows:  # not one token more than in the last step: new prompts
-            self._begin, self._roots, self._rows = len(rows[0]), [form.begin() for form in self.forms], []
-        states = self._follow(rows)
+        count, length = input_ids.shape
+        if count % len(self.forms):
+            raise ValueError(f"expected a multiple of {len(self.forms)} rows, one form each, found {count}")
+        states = self._follow(input_ids)
+        if states is None:  # not one token more than in the last step: new prompts
+            self._begin, self._roots = length, [form.begin() for form in self.forms]
+            states = [self._roots[place * len(self.forms) // count] for place in range(count)]
         for state in self._states:
             if state is not None:
                 state.offered = None  # it holds a step's scores
-        self._rows, self._states = rows, states
+        self._ids, self._states = input_ids, states
 
-        room = self.max_new_tokens - len(rows[0]) + self._begin
+        room = self.max_new_tokens - length + self._begin
         free: dict[tuple, list[int]] = {}  # rows that may go on with text, by what is added to their scores
-        masked = torch.full_like(scores, -math.inf)
+        held: list[tuple[int, tuple[int, ...]]] = []  # rows with few tokens to choose from
         for place, state in enumerate(states):
             if state is None or state.step == "done":  # a dead beam, or padding behind an answer
-                masked[place] = scores[place]
                 continue
-            form = self.forms[place * len(self.forms) // len(rows)]
+            form = self._form_of(place, count)
             ids, tail = form.choices(state, room)
             if tail is None:
-                index = self._index(ids, scores.device)
-                allowed = scores[place].index_select(0, index)
-                if allowed.max().item() == -math.inf:
-                    raise ValueError(
-                        f"another logits processor forbids all {len(ids)} tokens with which the answer may go on"
-                    )
-                masked[place].index_copy_(0, index, allowed)
+                held.append((place, ids))
             else:
                 free.setdefault((id(form.texts), form.rule.forbidden.pattern, tail, ids), []).append(place)
             if state.node is not None or tail is not None:
                 state.offered = (scores, place)
+
+        if len(free) == 1 and len(*free.values()) == count:  # the usual case in one operation
+            ((key, places),) = free.items()
+            return scores + self._bias(key, self._form_of(places[0], count), scores)
+        masked = scores.clone()
         for key, places in free.items():
-            form = self.forms[places[0] * len(self.forms) // len(rows)]
-            bias = self._bias(key, form, scores)
-            if len(places) == len(rows):
-                masked = scores + bias
-            else:
-                for place in places:
-                    torch.add(scores[place], bias, out=masked[place])
+            masked[places] += self._bias(key, self._form_of(places[0], count), scores)
+        for place, ids in held:
+            index = self._index(ids, scores.device)
+            allowed = scores[place].index_select(0, index)
+            if allowed.max().item() == -math.inf:
+                raise ValueError(
+                    f"another logits processor forbids all {len(ids)} tokens with which the answer may go on"
+                )
+            masked[place] = -math.inf
+            masked[place].index_copy_(0, index, allowed)
         return masked
+
+    def _form_of(self, place: int, rows: int) -> AnswerForm:
+        return self.forms[place * len(self.forms) // rows]
 
     def states(self, sequences: torch.LongTensor) -> list[State | None]:
         """Where the generated sequences stand in their forms; `None` for one that left its form."""
-        return self._follow(sequences.tolist())
+        rows = sequences[:, self._begin :].tolist()
+        return [self._walk(place, len(rows), row) for place, row in enumerate(rows)]
 
-    def _follow(self, rows: list[list[int]]) -> list[State | None]:
-        states = []
-        for place, row in enumerate(rows):
-            prompt, new = place * len(self.forms) // len(rows), row[self._begin :]
-            state = self._roots[prompt]
-            if len(self._rows) == len(rows) and self._rows[place] == row[:-1]:
-                state, new = self._states[place], row[-1:]
-            for token in new:
-                if state is None or state.step == "done":
-                    break
-                if token not in state.following:
-                    state.following[token] = self._step(self.forms[prompt], state, token)
-                state = state.following[token]
-            states.append(state)
-        return states
+    def _follow(self, ids: torch.LongTensor) -> list[State | None] | None:
+        """Where these rows stand, if they go on with those of the last step; beams may have changed places."""
+        if self._ids is None or ids.shape[1] != self._ids.shape[1] + 1:
+            return None
+        if torch.equal(ids[:, :-1], self._ids):
+            last = ids[:, -1].tolist()
+            return [self._next(place, len(last), self._states[place], token) for place, token in enumerate(last)]
+        rows, known = ids.tolist(), set(map(tuple, self._ids.tolist()))
+        if not all(tuple(row[:-1]) in known for row in rows):
+            return None
+        return [self._walk(place, len(rows), row[self._begin :]) for place, row in enumerate(rows)]
+
+    def _walk(self, place: int, rows: int, tokens: list[int]) -> State | None:
+        state = self._roots[place * len(self.forms) // rows]
+        for token in tokens:
+            state = self._next(place, rows, state, token)
+        return state
+
+    def _next(self, place: int, rows: int, state: State | None, token: int) -> State | None:
+        if state is None or state.step == "done":
+            return state
+        if token not in state.following:
+            state.following[token] = self._step(self._form_of(place, rows), state, token)
+        return state.following[token]
 
     @staticmethod
     def _step(form: AnswerForm, state: State, token: int) -> State | None:
