@@ -12,11 +12,12 @@ from transformers import (
     AutoVideoProcessor,
 )
 
+from .answer_form import AnswerForm
 from .configuration_seq2time import Seq2TimeConfig
 from .modeling_seq2time import Seq2TimeForConditionalGeneration, Seq2TimeModel
 from .moments import Answer, Moment, failure_rate
 from .processing_seq2time import Seq2TimeProcessor
-from .time_decoding import AnswerForm, TimeLogitsProcessor
+from .time_decoding import TimeLogitsProcessor
 from .time_notation import escape, get_notation, mark, parse, render
 from .video_processing_seq2time import Seq2TimeVideoProcessor
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import torch
 
+from .answer_form import AnswerForm, Found, State
 from .moments import overlap
-from .time_decoding import AnswerForm, Found, State
 
 
 def best_moments(

@@ -11,6 +11,7 @@ from transformers import LogitsProcessorList
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .answer_form import AnswerForm
 from .moment_search import best_moments
 from .moments import (
     Answer,
@@ -22,7 +23,7 @@ from .moments import (
     read_highlights,
     read_moments,
 )
-from .time_decoding import AnswerForm, TimeLogitsProcessor
+from .time_decoding import TimeLogitsProcessor
 from .time_notation import escape
 
 

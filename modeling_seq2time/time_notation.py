@@ -344,8 +344,9 @@ def unescape(text: str) -> str:
     return _ESCAPED_MARK.sub(r"[\1", text)
 
 
-def render(text: str, notation: Notation) -> str:
+def render(text: str, notation: Notation | str) -> str:
     """Stored text as the language model reads it: every time mark in the notation, everything else as plain text."""
+    notation = get_notation(notation) if isinstance(notation, str) else notation
     return _translate(
         text,
         [(found.start(), found.end(), _written(found, notation)) for found in _MARK.finditer(text)],
@@ -353,11 +354,12 @@ def render(text: str, notation: Notation) -> str:
     )
 
 
-def parse(text: str, notation: Notation, length: float, unit: str = "s") -> str:
+def parse(text: str, notation: Notation | str, length: float, unit: str = "s") -> str:
     """
     What a language model wrote as stored text: every time a mark out of `length`, the sequence's duration or its number
     of images. Undoes `render` up to the notation's resolution; in plain-text notations inside the grammar of answers.
     """
+    notation = get_notation(notation) if isinstance(notation, str) else notation
     found = [
         (start, end, _mark_of(notation.fraction(code, length, unit), length, unit))
         for start, end, code in notation.find(text, unit)

@@ -11,6 +11,7 @@ import torch
 HERE = Path(__file__).parent
 # What a model's folder holds besides weights and vocabularies; each is needed by a load without the package.
 CODE = {
+    "answer_form.py",
     "configuration_seq2time.py",
     "modeling_seq2time.py",
     "moment_search.py",

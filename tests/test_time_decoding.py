@@ -10,8 +10,8 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from examples.make_tiny_model import make_tokenizer
 from modeling_seq2time import AnswerForm, TimeLogitsProcessor, get_notation
+from modeling_seq2time.answer_form import FORMS, TimeTree, TokenTexts
 from modeling_seq2time.moments import read_grounding, read_highlights, read_moments
-from modeling_seq2time.time_decoding import FORMS, TimeTree, TokenTexts
 from modeling_seq2time.time_notation import NOTATIONS, time_tokens
 from tests.vocabularies import gpt2_like, llama_like
 

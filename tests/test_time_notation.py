@@ -250,6 +250,7 @@ def test_places_keep_their_marks():
     for name in ("rpt", "text", "bins", "absolute"):
         notation = get_notation(name)
         assert parse(render(stored, notation), notation, 96, "image") == stored
+        assert parse(render(stored, name), name, 96, "image") == stored
 
 
 @pytest.mark.parametrize("name", ["bins", "percent", "rpt"])
