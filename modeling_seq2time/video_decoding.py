@@ -388,6 +388,9 @@ class TorchCodecReader(_Reader):
         self.num_frames, self.fps = metadata.num_frames, float(metadata.average_fps)
         self.duration = float(metadata.end_stream_seconds) - self._start
 
+    def between(self, start, end):
+        raise VideoDecodingError(f"{self.name}: torchcodec has no list of frame times; use decoder 'pyav' or 'decord'")
+
     def _read(self, indices):
         with self._errors_named("decoding with torchcodec"):
             batch = self._reader.get_frames_at(indices)

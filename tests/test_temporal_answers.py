@@ -10,6 +10,7 @@ import torch
 
 from examples.make_tiny_model import make_tiny_model
 from modeling_seq2time import failure_rate
+from modeling_seq2time.video_decoding import torchcodec
 from modeling_seq2time.video_processing_seq2time import window_spans
 from tests.videos import read_number, write_video
 
@@ -220,6 +221,14 @@ def test_windows_see_their_own_frames(tiny, tmp_path, decoder):
         assert [read_number(frame) for frame in frames] == [round((start + time) * 10) for time in metadata["times"]]
         seen.append(start)
     assert seen == [0, 10, 20, 30]
+
+
+@pytest.mark.skipif(torchcodec is None, reason="torchcodec is not installed, or finds no FFmpeg")
+def test_windows_need_the_times_of_frames(tiny, video):
+    _, processor = tiny("timechat")
+    _, windows = processor.video_processor.windows(video, 2.0, "torchcodec")
+    with pytest.raises(ValueError, match="torchcodec has no list of frame times; use decoder 'pyav' or 'decord'"):
+        next(windows)
 
 
 def test_windows_of_a_long_video_are_merged(tiny, tmp_path):
