@@ -123,8 +123,8 @@ class RelativePositionTokens(Notation):
         return min(round(round(position, 4) * 10_000), 9_999)
 
     def fraction(self, code, length=None, unit="s"):
-        # Four digits tell all places of up to 5 000 apart, so a place's own digits mean exactly that place.
-        return _place(self, code, code / 10_000, length, unit, whole=True)
+        # Four digits tell up to 5 000 places apart: there a place's own digits mean exactly that place.
+        return _place(self, code, code / 10_000, length, unit, whole=(length or 0) <= 5_000)
 
     def write(self, code, unit="s"):
         return "".join(f"<{digit}>" for digit in f"{code:04d}")

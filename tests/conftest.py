@@ -7,12 +7,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from hypothesis import settings
 
 from examples.make_tiny_model import make_tiny_model
 from tests.videos import write_video
 
 
 torch.set_num_threads(1)
+# The same examples in every run; `--hypothesis-profile thorough` looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("thorough", max_examples=3000, deadline=None)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
