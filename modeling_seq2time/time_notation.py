@@ -8,6 +8,7 @@ tokens or digits. Stored text keeps positions as *time marks* with numerator and
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import lru_cache
@@ -20,7 +21,7 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _MARK = re.compile(rf"\[\[({_NUMBER})/({_NUMBER}) (s|image)\]\]")
 
 
-class Notation:
+class Notation(ABC):
     """What all notations share: positions to text and back through codes."""
 
     name: str
@@ -54,18 +55,21 @@ class Notation:
         """The positions of all times in a text."""
         return [self.fraction(code, length, unit) for _, _, code in self.find(text, unit)]
 
+    @abstractmethod
     def code(self, position: float, length: float | None = None, unit: str = "s") -> int:
-        raise NotImplementedError
+        """The code nearest to a position, as this notation rounds."""
 
+    @abstractmethod
     def fraction(self, code: float, length: float | None = None, unit: str = "s") -> float:
-        raise NotImplementedError
+        """The position that a code stands for."""
 
+    @abstractmethod
     def write(self, code: int, unit: str = "s") -> str:
-        raise NotImplementedError
+        """A code in the notation's tokens or characters."""
 
+    @abstractmethod
     def resolution(self, length: float | None = None, unit: str = "s") -> float:
         """The step between neighbouring codes, as a fraction of the sequence."""
-        raise NotImplementedError
 
     def legal_codes(self, length: float, unit: str = "s") -> Sequence[int]:
         """The codes of times within a sequence, ascending: of its images, or of any instant up to its end."""
@@ -73,8 +77,9 @@ class Notation:
             return sorted({self.code(place / length, length, unit) for place in range(1, round(length) + 1)})
         return range(self._last_code(length) + 1)
 
+    @abstractmethod
     def _last_code(self, length: float) -> int:
-        raise NotImplementedError
+        """Of a sequence's end."""
 
     def symbols(self, code: int, unit: str = "s") -> list[str]:
         """A written time piece by piece: a token of the notation's own, or a character."""
@@ -96,8 +101,8 @@ class Notation:
         return found
 
     def read(self, tokens: list[str]) -> int | None:
-        """The code that the tokens of one time write, if they do."""
-        raise NotImplementedError
+        """The code that the tokens of one time write, if they do. Plain text is read by `find`."""
+        return None
 
     def escape(self, text: str) -> str:
         """Plain text that the tokenizer would take for a time token gets a backslash: `<7>` becomes `<\\7>`."""

@@ -81,16 +81,28 @@ def test_moments_that_overlap_too_much_count_once():
 
 
 def test_what_suppresses_others_may_be_found_late():
-    """A beam of one finds moments that a better one, found later, suppresses: then less probable ones count."""
+    """
+    A beam of one finds 0–0 and 0–3 first. 1–5, found later, is the best and suppresses 0–3, so that 1–2 counts again,
+    which was too improbable before.
+    """
     notation, tokenizer = setting("bins", num_bins=10)
     shape = AnswerForm(tokenizer, notation, 60.0, form="grounding")
-    for seed in range(25):
-        next_scores, _ = scorer(tokenizer, 2.0, seed)
-        results = [
-            best_moments(shape, next_scores, top_k=3, max_overlap=0.2, width=width, max_steps=100_000)
-            for width in (1, 16)
-        ]
-        assert results[0] == (results[1][0], True)
+    bins = tokenizer.convert_tokens_to_ids(list(notation.tokens))
+    costs = {None: {0: 1.5, 1: 2.0}, 0: {10: 1.5, 3: 2.5, 0: 4.5}, 1: {5: 0.9, 2: 2.5}}
+
+    def next_scores(answers):
+        rows = torch.full((len(answers), len(tokenizer)), -60.0)
+        for row, answer in zip(rows, answers, strict=True):
+            start = next((bins.index(token) for token in answer if token in bins), None)
+            for code, cost in costs.get(start, {}).items():
+                row[bins[code]] = -cost
+            row[5] = math.log(1 - sum(math.exp(-cost) for cost in costs.get(start, {}).values()))
+        return rows
+
+    for width in (1, 16):
+        found, proven = best_moments(shape, next_scores, top_k=2, max_overlap=0.3, width=width)
+        assert proven
+        assert [(moment.start, moment.end) for moment in found] == [(1, 5), (1, 2)]
 
 
 def test_a_sure_model_needs_few_steps_and_an_unsure_one_says_so():
