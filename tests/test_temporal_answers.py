@@ -177,12 +177,15 @@ def test_prompts_are_those_of_the_processor(tiny, video, prompt):
     assert prefix == " "
 
 
-def test_questions_are_plain_text(tiny, video):
+def test_questions_are_plain_text(tiny, video, monkeypatch):
     """Braces, time tokens and marks in a query stay what they are."""
     model, processor = tiny("timechat")
     query = "press {query} <7> at [[7/96 image]] {0}"
+    ask, prompts = type(processor).ask, []
+    monkeypatch.setattr(type(processor), "ask", lambda *given: prompts.append(ask(*given)) or prompts[-1])
     (moment,) = model.ground(processor, video, query, prompt="At [[1.2/4.8 s]], when {query}? {", **FAST)
     assert moment.text == query
+    assert prompts[0][0][0].endswith("At <2><5><0><0>, when press {query} <\\7> at [[7/96 image]] {0}? { [/INST]")
     metadata = processor(text="<video>", videos=str(video))["video_metadata"]
     (asked,), _ = processor.ask(["At [[1.2/4.8 s]] <7>"], metadata)
     assert asked.endswith("At <2><5><0><0> <\\7> [/INST]")
