@@ -11,7 +11,6 @@ from .time_notation import Notation
 
 
 FORMS = ("moments", "times", "grounding", "captions", "highlights")
-_SALIENCY = tuple(f" {tenths // 10}.{tenths % 10}" for tenths in range(41))  # QVHighlights' 0 to 4, averaged
 _TAIL = 24  # characters of the answer that rules on plain text may look back on
 
 
@@ -47,6 +46,10 @@ class TimeTree:
             if node is None:
                 return None
         return node
+
+
+# QVHighlights' saliency: 0 to 4, averaged over its annotators
+_SALIENCY = TimeTree.of([(tenths, f" {tenths // 10}.{tenths % 10}") for tenths in range(41)])
 
 
 @lru_cache(maxsize=16)
@@ -215,7 +218,6 @@ class AnswerForm:
         self.texts, self.rule = TokenTexts.of(tokenizer), _rule_of(notation)
         codes = notation.legal_codes(length, unit)
         self.tree = _time_tree(notation, codes if isinstance(codes, range) else tuple(codes), unit)
-        self.saliency = TimeTree.of(list(enumerate(_SALIENCY)))
         vocabulary = self.texts.vocabulary
         if missing := [token for token in notation.tokens if token not in vocabulary]:
             raise ValueError(
@@ -259,7 +261,7 @@ class AnswerForm:
         # The most tokens that a moment, or a highlight and its score, may take: they must be left when it begins.
         said = {name: len(ids) for name, (ids, _) in self.says.items()}
         height = self.tree.height
-        self.score_cost = self.saliency.height + max(said.get("next score", 0), said.get("last", 0))
+        self.score_cost = _SALIENCY.height + max(said.get("next score", 0), said.get("last", 0))
         self.cost = height if self.form == "times" else 2 * height + said["between"] + said["close"]
         if self.form == "highlights":
             self.cost = height + said["enough"] + self.score_cost
@@ -305,7 +307,7 @@ class AnswerForm:
         if step == "end":
             return replace(state, step=step, node=self.tree, least=state.start)
         if step == "score":
-            return replace(state, step=step, node=self.saliency, least=0)
+            return replace(state, step=step, node=_SALIENCY, least=0)
         return replace(state, step=step, tail="")
 
     def choices(self, state: State, room: float = math.inf) -> tuple[tuple[int, ...], str | None]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from .answer_form import AnswerForm, Found, State
-from .moments import overlap
+from .moments import distinct
 
 
 def best_moments(
@@ -47,14 +47,8 @@ def best_moments(
         return sorted(grown)
 
     def best() -> list[Found]:
-        kept: list[Found] = []
-        for moment in sorted(found.values(), key=lambda moment: (-moment.log_prob, moment.start, moment.end)):
-            span = form.positions(moment)
-            if max_overlap >= 1 or all(overlap(span, form.positions(other)) <= max_overlap for other in kept):
-                kept.append(moment)
-            if len(kept) == top_k:
-                break
-        return kept
+        ranked = sorted(found.values(), key=lambda moment: (-moment.log_prob, moment.start, moment.end))
+        return list(itertools.islice(distinct(ranked, max_overlap, form.positions), top_k))
 
     beam = [_say_forced(form, (0.0, next(order), (), form.begin()))]
     while beam:

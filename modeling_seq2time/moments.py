@@ -1,7 +1,7 @@
 """Answers as typed moments: what a model wrote, read into start, end, text and score."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from .time_notation import Notation
@@ -163,14 +163,14 @@ def overlap(one: tuple[float, float], other: tuple[float, float]) -> float:
     return max(0.0, min(one[1], other[1]) - max(one[0], other[0])) / union if union else 1.0
 
 
-def distinct(moments: Iterable[Moment], max_overlap: float) -> list[Moment]:
-    """Of moments that overlap more than this only the first."""
-    kept: list[Moment] = []
+def distinct(moments: Iterable, max_overlap: float, span: Callable) -> Iterator:
+    """Of moments whose spans overlap more than this only the first."""
+    kept: list[tuple[float, float]] = []
     for moment in moments:
-        span = (moment.start, moment.end)
-        if max_overlap >= 1 or all(overlap(span, (other.start, other.end)) <= max_overlap for other in kept):
-            kept.append(moment)
-    return kept
+        place = span(moment)
+        if max_overlap >= 1 or all(overlap(place, other) <= max_overlap for other in kept):
+            kept.append(place)
+            yield moment
 
 
 def merge_windows(windows: list[list[Moment]], near: float) -> list[Moment]:

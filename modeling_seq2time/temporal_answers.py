@@ -1,9 +1,10 @@
 """Questions about time, answered with typed moments: `ground`, `dense_caption` and `highlights`."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from tqdm import tqdm
@@ -54,7 +55,6 @@ class _Job:
     query: str
     prompt: str
     form: AnswerForm | None
-    tokens: list[int] = field(default_factory=list)
 
 
 class TemporalAnswers:
@@ -105,8 +105,10 @@ class TemporalAnswers:
         """
 
         def search(jobs: list[_Job]) -> Iterator[Answer]:
-            shared = _common_prefix(processor, jobs, self.config.video_token_id)
-            for job, next_scores in _prompt_scores(self, jobs, shared):
+            prompts = processor.tokenizer([job.prompt for job in jobs])["input_ids"]
+            shared = _common_prefix(prompts, self.config.video_token_id)
+            next_scores_of = _prompt_scores(self, jobs[0].watched.features, prompts, shared)
+            for job, next_scores in zip(jobs, next_scores_of, strict=True):
                 found, proven = best_moments(job.form, next_scores, top_k, max_overlap, search_width, search_steps)
                 moments = [_moment(job, item, job.query, item.log_prob) for item in found]
                 yield Answer(moments, proven=proven)
@@ -130,7 +132,8 @@ class TemporalAnswers:
 
         def best(merged: Answer) -> Answer:
             kept = [moment for moment in merged if moment.score is None or moment.score >= min_score]
-            return merged.of(distinct(kept, max_overlap)[:top_k])
+            apart = distinct(kept, max_overlap, lambda moment: (moment.start, moment.end))
+            return merged.of(itertools.islice(apart, top_k))
 
         return _mirror(video, query, [[best(one) for one in own] for own in answers], processor)
 
@@ -344,20 +347,17 @@ def _mirror(video, query, answers: list[list[Answer]], processor):
     return inner[0] if processor.video_processor.is_single(video) else inner
 
 
-def _common_prefix(processor, jobs: list[_Job], video_token_id: int) -> int:
+def _common_prefix(prompts: list[list[int]], video_token_id: int) -> int:
     """How many tokens all prompts of one video begin with, if its tokens are among them."""
-    rows = [processor.tokenizer(job.prompt)["input_ids"] for job in jobs]
-    for job, row in zip(jobs, rows, strict=True):
-        job.tokens = row
     shared = 0
-    while shared < min(map(len, rows)) - 1 and len({row[shared] for row in rows}) == 1:
+    while shared < min(map(len, prompts)) - 1 and len({prompt[shared] for prompt in prompts}) == 1:
         shared += 1
-    return shared if all(video_token_id not in row[shared:] for row in rows) else 0
+    return shared if all(video_token_id not in prompt[shared:] for prompt in prompts) else 0
 
 
-def _prompt_scores(model, jobs: list[_Job], shared: int) -> Iterator[tuple[_Job, Callable]]:
-    """For each question a function from answers begun to the scores of their next tokens; what is shared runs once."""
-    video = {"video": BaseModelOutputWithPooling(pooler_output=(jobs[0].watched.features,))}
+def _prompt_scores(model, features: torch.Tensor, prompts: list[list[int]], shared: int) -> Iterator[Callable]:
+    """For each prompt a function from answers begun to the scores of their next tokens; what is shared runs once."""
+    video = {"video": BaseModelOutputWithPooling(pooler_output=(features,))}
 
     def run(tokens: list[int], cache, **inputs):
         ids = torch.tensor([tokens], device=model.device)
@@ -366,11 +366,11 @@ def _prompt_scores(model, jobs: list[_Job], shared: int) -> Iterator[tuple[_Job,
             input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, return_dict=True, **inputs
         ).past_key_values
 
-    common = run(jobs[0].tokens[:shared], None, mm_encoder_outputs=video) if shared else None
-    for job in jobs:
+    common = run(prompts[0][:shared], None, mm_encoder_outputs=video) if shared else None
+    for prompt in prompts:
         cache = copy.deepcopy(common)
         inputs = {} if shared else {"mm_encoder_outputs": video}
-        cache = run(job.tokens[shared:], cache, **inputs)
+        cache = run(prompt[shared:], cache, **inputs)
         if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
             found = model.config.text_config.model_type
             raise ValueError(f"a search needs attention in every layer, which {found} has not: use constrain=False")
@@ -392,4 +392,4 @@ def _prompt_scores(model, jobs: list[_Job], shared: int) -> Iterator[tuple[_Job,
             ).last_hidden_state
             return model.lm_head(hidden[torch.arange(len(answers), device=model.device), sizes - 1]).float()
 
-        yield job, next_scores
+        yield next_scores

@@ -35,7 +35,6 @@ class Notation(ABC):
     lead = ""
     separator = " - "
     unit_words: dict[str, str] = {"s": "", "image": ""}
-    event_gap = " "
 
     # The sentence for the image Q-Former, whose vocabulary gains no tokens (inferred: the paper is silent), and the one
     # behind the video.
@@ -155,7 +154,6 @@ class RelativeBins(Notation):
     literal = "bin_[0-9]+"
     opening = lead = "From "
     separator = " to "
-    event_gap = "\n"
 
     def __init__(self, num_bins: int = 300, rounding: str = "nearest"):
         if not isinstance(num_bins, int) or num_bins < 1:
