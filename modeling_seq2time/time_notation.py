@@ -19,6 +19,7 @@ from tokenizers import AddedToken
 UNITS = ("s", "image")
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 _MARK = re.compile(rf"\[\[({_NUMBER})/({_NUMBER}) (s|image)\]\]")
+_MARK_AND_UNIT = re.compile(rf"{_MARK.pattern}((?<= s\]\]) seconds?\b)?")
 
 
 class Notation(ABC):
@@ -348,11 +349,14 @@ def unescape(text: str) -> str:
 
 
 def render(text: str, notation: Notation | str) -> str:
-    """Stored text as the language model reads it: every time mark in the notation, everything else as plain text."""
+    """
+    Stored text as the language model reads it: every time mark in the notation, everything else as plain text. The
+    unit's name right behind a mark, `[[12.3/60.5 s]] seconds`, stays only where the notation writes seconds.
+    """
     notation = get_notation(notation) if isinstance(notation, str) else notation
     return _translate(
         text,
-        [(found.start(), found.end(), _written(found, notation)) for found in _MARK.finditer(text)],
+        [(found.start(), found.end(), _written(found, notation)) for found in _MARK_AND_UNIT.finditer(text)],
         lambda plain: notation.escape(unescape(plain)),
     )
 
@@ -378,7 +382,8 @@ def _written(found: re.Match, notation: Notation) -> str:
     numerator, denominator, unit = float(found[1]), float(found[2]), found[3]
     if numerator > denominator or not denominator:
         raise ValueError(f"{found[0]}: a time mark needs 0 ≤ numerator ≤ denominator")
-    return notation.encode(numerator / denominator, denominator, unit)
+    unit_word = (found[4] or "") if notation.unit_words[unit] else ""
+    return notation.encode(numerator / denominator, denominator, unit) + unit_word
 
 
 def _mark_of(fraction: float, length: float, unit: str) -> str:

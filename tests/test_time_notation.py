@@ -1,4 +1,5 @@
 import math
+import re
 
 import pytest
 from hypothesis import given
@@ -224,10 +225,26 @@ def test_render_and_parse_are_inverse(name, texts, places, length):
     found = marks(again)
     for time in found:
         again = again.replace(mark(*time), "*", 1)
+    if not notation.unit_words["s"]:  # the unit's name right behind a mark isn't written
+        pieces[1:] = [re.sub(r"^ seconds?\b", "", piece) for piece in pieces[1:]]
     assert again == "*".join(pieces)
     assert [time[0] for time in found] == pytest.approx(
         [place * length for place in places], abs=1.5 * length * notation.resolution(length) + 2e-6
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "rendered"),
+    [
+        ("rpt", "<2><0><0><0> - <5><0><0><0>, wait 30 seconds, seconds."),
+        ("percent", "20 - 50, wait 30 seconds, seconds."),
+        ("text", "12.0 - 30.0 seconds, wait 30 seconds, seconds."),
+    ],
+)
+def test_the_unit_behind_a_mark_is_the_notations_to_write(name, rendered):
+    stored = f"{mark(12, 60, 's')} - {mark(30, 60, 's')} seconds, wait 30 seconds, seconds."
+    assert render(stored, name) == rendered
+    assert render(f"{mark(7, 96, 'image')} seconds", "rpt") == "<0><7><2><9> seconds"
 
 
 @pytest.mark.parametrize("name", ["text", "percent"])
