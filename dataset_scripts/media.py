@@ -1,0 +1,134 @@
+"""
+Where a source's files lie: one place for builders, training and evaluation.
+
+`Finder(folder).find(item)` finds the file of a clip or video by rules that fit what people have on disk, and counts
+which rule found how many. `read_picture(folder, media)` and `video_path(folder, media)` open what a pool refers to.
+"""
+
+import io
+import os
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from PIL import Image
+
+from .items import DataError, Item
+
+
+PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+VIDEOS = frozenset((".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".mpg", ".mpeg", ".ts", ".wmv", ".3gp"))
+
+
+@dataclass(slots=True)
+class Found:
+    """A file, relative to the folder, and the part of it that the sequence is; `None` for its own start or end."""
+
+    media: str
+    start: float | None = None
+    end: float | None = None
+
+
+class Ambiguous(ValueError):
+    """Several files fit an item equally well."""
+
+
+@dataclass
+class Finder:
+    """
+    Finds files below a folder, in the order of these rules:
+
+    1. the path that the annotation names
+    2. the same with a video's extension, where it names none
+    3. a file of that name in any folder below (class folders, flat folders, splits); of several the one in a folder
+       called like the clip's label (spaces or `_`) or its split
+    4. the uncut video of which the id names a part: `ID_60.0_210.0` is second 60 to 210 of `ID`
+    """
+
+    folder: Path
+    counts: Counter = field(default_factory=Counter)
+
+    def __post_init__(self):
+        self._files: dict[str, list[str]] = defaultdict(list)
+        self._paths = set()
+        for root, folders, names in os.walk(self.folder, followlinks=True):
+            folders.sort()
+            for name in sorted(names):
+                path = PurePosixPath(os.path.relpath(os.path.join(root, name), self.folder).replace(os.sep, "/"))
+                if path.suffix.lower() in VIDEOS or path.suffix.lower() in PICTURES:
+                    self._paths.add(str(path))
+                    self._files[path.stem].append(str(path))
+
+    def find(self, item: Item) -> Found | None:
+        """The item's file, `None` if there is none, `Ambiguous` if several fit."""
+        for name in item.names:
+            path, rule = self._lookup(name, item)
+            if path:
+                self.counts[rule] += 1
+                is_part_of_named = not item.whole and item.start is not None
+                return Found(path, item.start, item.end) if is_part_of_named else Found(path)
+        if item.whole:
+            path, _ = self._lookup(item.whole, item)
+            if path:
+                self.counts["cut out of the whole video"] += 1
+                return Found(path, item.start, item.end)
+        self.counts["not found"] += 1
+        return None
+
+    def _lookup(self, name: str, item: Item) -> tuple[str | None, str]:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if str(path) in self._paths:
+            return str(path), "path as annotated"
+        is_file = path.suffix.lower() in VIDEOS or path.suffix.lower() in PICTURES
+        stem = path.stem if is_file else path.name  # an id may hold dots: x_60.0_210.0
+        known = self._files.get(stem, [])
+        beside = [one for one in known if PurePosixPath(one).parent == path.parent]
+        if len(beside) == 1:
+            return beside[0], "extension added" if not is_file else "other extension"
+        if len(known) > 1:
+            wanted = {word for word in (item.label, item.label.replace(" ", "_"), item.split, path.parent.name) if word}
+            known = [one for one in known if wanted & set(PurePosixPath(one).parts)] or known
+            labelled = [one for one in known if PurePosixPath(one).parent.name.replace("_", " ") == item.label]
+            known = labelled if len(labelled) == 1 else known
+        if len(known) > 1:
+            raise Ambiguous(f"{name!r} fits {len(known)} files: {', '.join(known[:3])}")
+        return (known[0], "name in another folder") if known else (None, "")
+
+
+def read_picture(folder: Path, media: str) -> Image.Image:
+    """A pool's picture, RGB: `folder/1.jpg`, or `shard.parquet#column#row`."""
+    try:
+        with Image.open(_picture_file(folder, media)) as picture:
+            return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{folder / media}: expected a readable picture: {error}") from error
+
+
+def video_path(folder: Path, media: str) -> Path:
+    path = folder / media
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such video; is {folder} the folder that the pool was built from?")
+    return path
+
+
+def _picture_file(folder: Path, media: str):
+    if "#" not in media:
+        return folder / media
+    shard, column, row = media.rsplit("#", 2)
+    picture = _shard(str(folder / shard), column)[int(row)][column]
+    if not picture["bytes"]:
+        raise OSError("the row holds no picture")
+    return io.BytesIO(picture["bytes"])
+
+
+@lru_cache(maxsize=512)
+def _shard(path: str, column: str):
+    """A Parquet file's pictures as a memory-mapped Arrow table, which `datasets` makes once and keeps in its cache."""
+    from datasets import Image as ImageFeature  # noqa: PLC0415  (only where pictures lie in Parquet)
+    from datasets import load_dataset  # noqa: PLC0415
+
+    if not os.path.isfile(path):
+        raise OSError("there is no such file")
+    rows = load_dataset("parquet", data_files=path, split="train", columns=[column])
+    return rows.cast_column(column, ImageFeature(decode=False))

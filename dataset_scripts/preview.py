@@ -1,0 +1,83 @@
+"""
+python -m dataset_scripts.preview DIR CONFIG [--number 0] --output sheet.png
+
+Draws one record: a contact sheet of its sequence with numbered pictures, targets framed, and its question and answer
+below.
+"""
+
+import argparse
+import textwrap
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from modeling_seq2time.time_notation import NOTATIONS, render
+
+from .building import run
+from .files import replacing
+from .items import DataError
+from .record import IMAGE_TASKS
+from .samples import Samples
+
+
+COLUMNS, THUMB, GAP = 12, 96, 4
+INK, PAPER, FRAME, QUIET = "#1b1b1b", "#ffffff", "#d1495b", "#8a8a8a"
+
+
+def contact_sheet(sample: dict, notation: str = "text") -> Image.Image:
+    """The sample as a picture."""
+    frames = [frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in sample["frames"]]
+    is_image = sample["task"] in IMAGE_TASKS
+    names = [str(place) for place in range(1, len(frames) + 1)]
+    marked = set(sample["targets"]) if is_image else set()
+    if not is_image:
+        times, length = sample["metadata"]["times"], sample["metadata"]["duration"]
+        names = [f"{time:.1f}" for time in times]
+        spans = [(target["start"] * length, target["end"] * length) for target in sample["targets"]]
+        marked = {place for place, time in enumerate(times, 1) if any(start <= time < end for start, end in spans)}
+    width = COLUMNS * (THUMB + GAP) + GAP
+    label, font, small = 14, ImageFont.load_default(15), ImageFont.load_default(11)
+    rows = -(-len(frames) // COLUMNS)
+    lines = [f"{sample['id']} · {sample['source']} · group {sample['group']}", ""]
+    for message in sample["messages"]:
+        text = f"{message['role']}: {render(message['content'], notation)}"
+        lines += [*textwrap.wrap(text, 170), ""]
+    sheet = Image.new("RGB", (width, rows * (THUMB + label + GAP) + GAP + 20 * len(lines) + 12), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for place, (frame, name) in enumerate(zip(frames, names, strict=True)):
+        x = GAP + place % COLUMNS * (THUMB + GAP)
+        y = GAP + place // COLUMNS * (THUMB + label + GAP)
+        sheet.paste(ImageOps.pad(frame.convert("RGB"), (THUMB, THUMB), color="#efefef"), (x, y))
+        is_target = place + 1 in marked
+        if is_target:
+            pen.rectangle((x, y, x + THUMB - 1, y + THUMB - 1), outline=FRAME, width=3)
+        pen.text((x + THUMB / 2, y + THUMB + 1), name, fill=FRAME if is_target else QUIET, font=small, anchor="ma")
+    y = rows * (THUMB + label + GAP) + GAP + 8
+    for line in lines:
+        pen.text((GAP + 4, y), line, fill=INK, font=font)
+        y += 20
+    return sheet
+
+
+def main(arguments: list[str] | None = None):
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("set", help="folder or repository of the set")
+    options.add_argument("config", help="iig, iic, alr, dense_captioning, grounding, …")
+    options.add_argument("--number", type=int, default=0)
+    options.add_argument("--split", default="train")
+    options.add_argument("--media", action="append", default=[], metavar="NAME=DIR", help="where a source's media lie")
+    options.add_argument("--notation", default="text", choices=sorted(NOTATIONS))
+    options.add_argument("--output", type=Path, required=True, help="PNG to write")
+    args = options.parse_args(arguments)
+    folders = dict(text.split("=", 1) for text in args.media)
+    samples = Samples.load(args.set, args.config, args.split, folders)
+    if not 0 <= args.number < len(samples):
+        raise DataError(f"--number {args.number}: {args.config} has records 0 to {len(samples) - 1}")
+    sheet = contact_sheet(samples[args.number], args.notation)
+    with replacing(args.output) as part:
+        sheet.save(part, format="PNG")
+    print(args.output)
+
+
+if __name__ == "__main__":
+    run(main)

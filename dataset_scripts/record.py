@@ -1,0 +1,124 @@
+"""
+The record: one question and answer about one sequence, the same for images, clips and videos.
+
+| column | type | meaning |
+|---|---|---|
+| `id` | string | unique in its set: task and number |
+| `source` | string | where the captions come from |
+| `group` | string | the shared pool that the sequence was drawn from; sequences of a group share pictures |
+| `task` | string | `iig`, `iic`, `alr`; `dense_captioning`, `grounding`, `highlights`, … |
+| `sequence` | images: list of int32; clips: list of {clip: int32, rate: float64} | what is watched: pool ids |
+| `targets` | images: list of int32; clips: list of {start, end}: float64 | 1-based places; fractions of the sequence |
+| `messages` | list of {role, content} | turns with time marks `[[7/96 image]]`, `[[12.3/60.5 s]]` |
+
+A video is a sequence of one clip at rate 1. A clip's `rate` stretches its share of the timeline: a clip of d seconds
+takes d × rate. `check` holds a record to this, and its marks to its targets; every builder calls it before it writes,
+and `Samples` and `publish` when they read.
+"""
+
+from itertools import pairwise
+
+from datasets import Features, List, Value
+
+from modeling_seq2time.time_notation import marks
+
+from .items import DataError
+
+
+IMAGE_TASKS = ("iig", "iic", "alr")
+CLIP_TASKS = ("dense_captioning", "grounding")
+VIDEO_TASKS = (*CLIP_TASKS, "highlights", "step_localization", "summarization", "speech", "captioning", "conversation")
+POOLS = {"image_pool": "images", "clip_pool": "clips", "video_pool": "videos"}
+
+_MESSAGES = List({"role": Value("string"), "content": Value("string")})
+_NAMES = {name: Value("string") for name in ("id", "source", "group", "task")}
+
+
+def image_features(length: int) -> Features:
+    """Of image sequences of this length."""
+    return Features(
+        _NAMES
+        | {"sequence": List(Value("int32"), length=length), "targets": List(Value("int32")), "messages": _MESSAGES}
+    )
+
+
+def clip_features() -> Features:
+    """Of clip sequences and of videos."""
+    return Features(
+        _NAMES
+        | {
+            "sequence": List({"clip": Value("int32"), "rate": Value("float64")}),
+            "targets": List({"start": Value("float64"), "end": Value("float64")}),
+            "messages": _MESSAGES,
+        }
+    )
+
+
+def image_pool_features() -> Features:
+    """`media` is a path below the source's folder, or `shard.parquet#column#row`."""
+    return Features({"id": Value("int32")} | {name: Value("string") for name in ("source", "key", "media", "caption")})
+
+
+def clip_pool_features() -> Features:
+    """A clip or video is the part of its file from `start` to `end`; `duration` is what its times are measured by."""
+    return Features(
+        {"id": Value("int32")}
+        | {name: Value("string") for name in ("source", "key", "media", "label", "caption")}
+        | {name: Value("float64") for name in ("start", "end", "duration")}
+    )
+
+
+def check(record: dict, pool_size: int | None = None):
+    """`DataError` that names the record and the field, unless the record is what this module's docstring says."""
+    is_image = record["task"] in IMAGE_TASKS
+
+    def demand(holds, field: str, expected: str, found):
+        if not holds:
+            raise DataError(f"record {record['id']!r}, {field}: expected {expected}, found {found!r:.200}")
+
+    for field in ("id", "source", "group", "task"):
+        demand(isinstance(record[field], str) and record[field], field, "a name", record[field])
+    demand(is_image or record["task"] in VIDEO_TASKS, "task", f"one of {IMAGE_TASKS + VIDEO_TASKS}", record["task"])
+
+    sequence, targets = record["sequence"], record["targets"]
+    ids = list(sequence) if is_image else [clip["clip"] for clip in sequence]
+    end = float("inf") if pool_size is None else pool_size
+    demand(ids and all(0 <= one < end for one in ids), "sequence", f"ids of the pool, 0 to {end - 1}", ids)
+    demand(len(set(ids)) == len(ids), "sequence", "each id once", ids)
+    if is_image:
+        places = f"distinct places from 1 to {len(ids)}"
+        demand(targets and all(1 <= place <= len(ids) for place in targets), "targets", places, targets)
+        demand(len(set(targets)) == len(targets), "targets", places, targets)
+    else:
+        rates = [clip["rate"] for clip in sequence]
+        demand(all(0 < rate < float("inf") for rate in rates), "sequence", "rates above 0", rates)
+        inside = all(0 <= target["start"] <= target["end"] <= 1 for target in targets)
+        demand(inside, "targets", "0 ≤ start ≤ end ≤ 1", targets)
+
+    messages = record["messages"]
+    roles = [message["role"] for message in messages]
+    alternating = roles[:1] == ["user"] and roles[-1:] == ["assistant"] and all(a != b for a, b in pairwise(roles))
+    demand(alternating and set(roles) == {"user", "assistant"}, "messages", "user and assistant in turns", roles)
+    for message in messages:
+        demand(message["content"].strip(), "messages", "text in every turn", message)
+
+    found = [marks(message["content"]) for message in messages]
+    every = [one for turn in found for one in turn]
+    if is_image:
+        right = all((length, unit) == (len(ids), "image") for _, length, unit in every)
+        demand(right, "messages", f"marks out of {len(ids)} images", every)
+        asked = [found[0], found[-1]] if record["task"] == "iic" else [found[-1]]
+        for turn in asked:
+            demand([place for place, _, _ in turn] == list(targets), "messages", f"marks of targets {targets}", turn)
+    else:
+        lengths = {(length, unit) for _, length, unit in every}
+        demand(
+            len(lengths) <= 1 and all(unit == "s" for _, unit in lengths), "messages", "marks of one duration", every
+        )
+        if record["task"] in CLIP_TASKS:
+            answers = [one for turn, role in zip(found, roles, strict=True) if role == "assistant" for one in turn]
+            written = [place / length for place, length, _ in answers]
+            edges = [edge for target in targets for edge in (target["start"], target["end"])]
+            # TimeIT's ViTT says when an event starts and no more: its targets end where they start.
+            fits = written == edges or written == edges[::2] == edges[1::2]
+            demand(targets and fits, "messages", f"marks of targets {targets}", answers)

@@ -1,0 +1,176 @@
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dataset_scripts import doctor
+from dataset_scripts.items import DataError, Problems
+from dataset_scripts.media import Finder
+from dataset_scripts.sources import open_source
+from tests.sources import write_clip, write_lines, write_pictures
+
+
+def run(name, path, tmp_path, **options):
+    """Counts, entries by key, and the report's lines by kind."""
+    lock = doctor.examine(open_source(name, str(path)), tmp_path / "locks", num_proc=1, **options)
+    header, *entries = map(json.loads, lock.read_text().splitlines())
+    report = lock.with_name(lock.name.replace("lock.jsonl", "report.txt")).read_text().splitlines()
+    problems = [line.split("\t") for line in report if "\t" in line]
+    return header["counts"], {entry["key"]: entry for entry in entries}, problems
+
+
+def test_bad_pictures_are_named_and_counted(tmp_path):
+    folder = write_pictures(tmp_path / "source", 8)
+    whole = (folder / "1.png").read_bytes()
+    (folder / "1.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (64, 64)).save(folder / "2.jpg", quality=95)
+    (folder / "2.jpg").write_bytes((folder / "2.jpg").read_bytes()[:400])
+    (folder / "3.png").unlink()
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    rows[2]["file"], rows[4]["caption"] = "2.jpg", "  "
+    rows += [dict(rows[5]), {"caption": "no file"}]
+    write_lines(folder / "captions.jsonl", rows)
+    counts, entries, problems = run("folder", folder, tmp_path)
+    assert list(entries) == ["0.png", "5.png", "6.png", "7.png"]
+    expected = {"expected": 9, "present": 8 - 3 + 1, "usable": 4, "corrupt": 2, "missing": 1}
+    expected |= {"empty caption": 1, "duplicate id": 1, "malformed": 1}
+    assert {name: count for name, count in counts.items() if count} == expected
+    places = {(kind, place.rpartition(" ")[2]) for kind, place, _ in problems}
+    assert places == {
+        ("corrupt", "2"), ("corrupt", "3"), ("missing", "4"), ("empty caption", "5"), ("duplicate id", "9"),
+        ("malformed", "10"),
+    }  # fmt: skip
+    assert any("1.png" in detail for kind, _, detail in problems if kind == "corrupt")
+
+
+def test_the_four_inverted_rows_of_charades(tmp_path):
+    folder = tmp_path / "charades"
+    write_clip(folder / "videos" / "AAAAA.mp4", 0, 5.0)
+    lines = ["AAAAA 0.0 3.0##a", "AAAAA 4.0 1.0##b", "AAAAA 2.0 5.6##c", "AAAAA 6.0 7.0##d", "AAAAA 3.0 3.0##e"]
+    lines += ["AAAAA 3.1 0.1##f", "AAAAA 2.0 1.9##g", "AAAAA 5.0 4.0##h", "BBBBB 0.0 1.0##i"]
+    (folder / "charades_sta_train.txt").write_text("\n".join(lines))
+    counts, entries, problems = run("charades_sta", folder, tmp_path)
+    assert entries == {
+        "AAAAA": {
+            "key": "AAAAA", "media": "videos/AAAAA.mp4", "start": 0.0, "end": 5.0, "duration": 5.0,
+            "without": [1, 3, 4, 5, 6, 7],
+        }
+    }  # fmt: skip
+    assert counts["inverted"] == 4 and counts["out of range"] == 1 and counts["no length"] == 1
+    assert (counts["events"], counts["usable events"], counts["missing"]) == (9, 2, 1)
+    inverted = [detail for kind, _, detail in problems if kind == "inverted"]
+    assert "AAAAA, event 2: ends at 1.0 s, before it starts at 4.0 s" in inverted
+
+
+def test_crops_and_durations(tmp_path):
+    folder = tmp_path / "source"
+    for name, seconds in (("short", 3.0), ("long", 9.0), ("whole", 9.0)):
+        write_clip(folder / f"{name}.mp4", 0, seconds)
+    event = {"events": [{"start": 0.5, "end": 2.0, "caption": "x"}]}
+    rows = [
+        {"file": "short.mp4", "duration": 3.2} | event,
+        {"file": "long.mp4", "duration": 3.2} | event,
+        {"file": "whole.mp4", "id": "part", "start": 2.0, "end": 6.0} | event,
+        {"file": "whole.mp4", "id": "beyond", "start": 6.0, "end": 14.0} | event,
+        {"file": "long.mp4", "id": "clip", "label": "a clip is as long as it is", "duration": 3.2},
+    ]
+    write_lines(folder / "captions.jsonl", rows)
+    counts, entries, _ = run("folder", folder, tmp_path)
+    assert entries["short.mp4"] | {"start": 0, "end": 0} == {
+        "key": "short.mp4", "media": "short.mp4", "start": 0, "end": 0, "duration": 3.2,
+    }  # fmt: skip
+    assert entries["short.mp4"]["end"] == pytest.approx(3.0)
+    assert (entries["part"]["start"], entries["part"]["end"], entries["part"]["duration"]) == (2.0, 6.0, 4.0)
+    assert entries["clip"]["duration"] == pytest.approx(9.0)
+    assert set(entries) == {"short.mp4", "part", "clip"}
+    assert (counts["duration mismatch"], counts["crop mismatch"]) == (2, 1)
+
+
+def test_crops_that_ids_name(tmp_path):
+    folder = tmp_path / "qv"
+    write_clip(folder / "aaaaaaaaaaa_0.0_4.0.mp4", 0, 4.0)
+    write_clip(folder / "bbbbbbbbbbb_2.0_6.0.mp4", 0, 9.0)
+    write_clip(folder / "ccccccccccc.mp4", 0, 9.0)
+    rows = [
+        {"qid": number, "query": "q", "duration": 4, "vid": vid, "relevant_windows": [[0, 2]], "relevant_clip_ids": [0],
+         "saliency_scores": [[4, 3, 2]]}
+        for number, vid in enumerate(("aaaaaaaaaaa_0.0_4.0", "bbbbbbbbbbb_2.0_6.0", "ccccccccccc_2.0_6.0"))
+    ]  # fmt: skip
+    write_lines(folder / "highlight_train_release.jsonl", rows)
+    counts, entries, problems = run("qvhighlights", folder, tmp_path)
+    assert set(entries) == {"aaaaaaaaaaa_0.0_4.0", "ccccccccccc_2.0_6.0"}
+    assert entries["ccccccccccc_2.0_6.0"] | {"key": ""} == {
+        "key": "", "media": "ccccccccccc.mp4", "start": 2.0, "end": 6.0, "duration": 4,
+    }  # fmt: skip
+    assert counts["crop mismatch"] == 1 and "9.00 s" in problems[0][2]
+
+
+def test_truncated_videos_and_late_times_in_dialogues(tmp_path):
+    folder = tmp_path / "timeit" / "data" / "dense_video_captioning" / "anet"
+    for name in ("good", "late", "cut"):
+        write_clip(folder / f"{name}.mp4", 0, 6.0)
+    (folder / "cut.mp4").write_bytes((folder / "cut.mp4").read_bytes()[:-400])
+    answer = "0.0 - 2.0 seconds, a man sits. 2.0 - {} seconds, he stands."
+    rows = [
+        {"video": f"{name}.mp4", "QA": [{"q": "What happens?", "a": answer.format(end)}]}
+        for name, end in (("good", 6.5), ("late", 9.0), ("cut", 5.0), ("gone", 5.0))
+    ]
+    rows.append({"video": "good.mp4", "QA": [{"q": "What?", "a": "3.0 - 2.0 seconds, he sits."}]})
+    (folder / "instruct_dvc_0k_anet.json").write_text(json.dumps(rows))
+    counts, entries, _ = run("timeit", tmp_path / "timeit", tmp_path)
+    assert [entry["media"].rpartition("/")[2] for entry in entries.values()] == ["good.mp4"]
+    assert {kind: counts[kind] for kind in ("out of range", "corrupt", "missing", "inverted")} == {
+        "out of range": 1, "corrupt": 1, "missing": 1, "inverted": 1,
+    }  # fmt: skip
+
+
+def test_what_was_examined_is_not_examined_again(tmp_path, monkeypatch):
+    folder = write_pictures(tmp_path / "source", 4)
+    run("folder", folder, tmp_path)
+    seen = []
+    check_file = doctor.check_file
+    monkeypatch.setattr(doctor, "check_file", lambda job: seen.append(job[1]) or check_file(job))
+    run("folder", folder, tmp_path)
+    assert seen == []
+    shutil.copy(folder / "0.png", folder / "3.png")
+    with (tmp_path / "locks" / "folder.checked.jsonl").open("a") as lines:
+        lines.write('{"file": "2.png", "sta')  # killed while it wrote
+    run("folder", folder, tmp_path)
+    assert seen == ["3.png"]
+
+
+def test_other_faults_of_pictures_in_parquet(tmp_path):
+    picture = (write_pictures(tmp_path / "one", 1) / "0.png").read_bytes()
+    rows = [{"bytes": picture, "path": None}, {"bytes": picture[:60], "path": None}, {"bytes": picture, "path": None}]
+    (tmp_path / "hub").mkdir()
+    table = pa.table({"jpg": rows, "txt": ["a kite", "a boat", None]})
+    pq.write_table(table, tmp_path / "hub" / "train-00000.parquet")
+    counts, entries, _ = run("hub_images", f"{tmp_path / 'hub'}?image=jpg&caption=txt", tmp_path)
+    assert list(entries) == ["train-00000.parquet#jpg#0"]
+    assert (counts["corrupt"], counts["malformed"]) == (1, 1)
+    with pytest.raises(DataError, match=r"train-00000.parquet: expected a column 'image', found jpg, txt"):
+        run("hub_images", tmp_path / "hub", tmp_path)
+    with pytest.raises(DataError, match=r"hub_images has no option picture"):
+        open_source("hub_images", f"{tmp_path}?picture=jpg")
+
+
+def test_sources_that_are_not_there(tmp_path):
+    with pytest.raises(DataError, match="unknown source 'charades', expected one of activitynet, charades_sta"):
+        open_source("charades", str(tmp_path))
+    with pytest.raises(DataError, match="there is no such file or folder"):
+        open_source("folder", str(tmp_path / "gone" / "really"))
+    with pytest.raises(DataError, match=r"expected annotations named captions.jsonl"):
+        list(open_source("folder", str(tmp_path)).read(Problems()))
+    assert Finder(tmp_path).counts == {}
+
+
+def test_the_command_prints_counts_and_one_line_of_error(tmp_path, capsys):
+    folder = write_pictures(tmp_path / "source", 2)
+    doctor.main(["folder", str(folder), "--num-proc", "1"])
+    printed = capsys.readouterr().out
+    assert "usable                        2" in printed and str(folder / "folder.lock.jsonl") in printed
+    with pytest.raises(SystemExit, match=r"^error: unknown source 'nothing'"):
+        doctor.main(["nothing", str(folder)])
