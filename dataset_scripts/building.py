@@ -166,7 +166,7 @@ def build(
     facts["pool"] = pool.facts
     templates = hashlib.sha256(TEMPLATES_FILE.read_bytes()).hexdigest()
     identity = json.dumps([facts | {"pool": pool.facts["hash"]}, templates], sort_keys=True)
-    # Names of files carry it, so that `datasets` never serves an earlier build of the same folder out of its cache.
+    # Names of files carry it: the card's patterns then tell builds apart.
     facts["fingerprint"] = hashlib.sha256(identity.encode()).hexdigest()[:16]
     description = args.output / f"{name}.{args.split}.json"
     pool_config = CONFIGS[pool.facts["inputs"]["kind"]]

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -60,17 +59,17 @@ class Clip(NamedTuple):
 class Describer:
     def __init__(self, args, device: torch.device):
         self.args, self.described, self.refused = args, 0, 0
+        trust = {"trust_remote_code": args.trust_remote_code}
         try:
-            self.processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=args.trust_remote_code)
+            processor = self.processor = AutoProcessor.from_pretrained(args.model, **trust)
             content = [{"type": "video"}, {"type": "text", "text": "?"}]
             chats = [[{"role": "user", "content": some}] for some in (content, content[1:])]
-            takes_videos = hasattr(self.processor, "video_processor")
-            if not takes_videos or len(set(self.processor.apply_chat_template(chats))) == 1:
+            if not hasattr(processor, "video_processor") or len(set(processor.apply_chat_template(chats))) == 1:
                 raise ValueError("expected a model that takes videos, found one whose processor leaves them out")
-            options = {"dtype": args.dtype, "trust_remote_code": args.trust_remote_code}
-            self.model = AutoModelForImageTextToText.from_pretrained(args.model, **options).to(device).eval()
+            self.model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype, **trust)
         except ValueError as error:
             raise DataError(f"--model {args.model}: {error}") from error
+        self.model.to(device).eval()
 
     def rows(self, batch: list[tuple[Clip, Future]]) -> dict[str, dict]:
         decoded, answers = [], []
@@ -125,9 +124,7 @@ def plan(args, is_main: bool) -> dict[Path, list[Clip]]:
     if not 0 < count == keys:
         raise DataError(f"expected {args.split} clips, each with a key of its own; found {count} with {keys} keys")
     facts = json.dumps([[one.item.key, one.item.label, one.entry["start"], one.entry["end"]] for one in clips])
-    settings = {name: getattr(args, name) for name in SETTINGS} | {
-        "clips": f"{count}, checksum {crc32(facts.encode()):08x}"
-    }
+    settings = {name: getattr(args, name) for name in SETTINGS} | {"clips": f"{count}, {crc32(facts.encode()):08x}"}
     parts = [clips[first : first + args.shard_size] for first in range(0, count, args.shard_size)]
     name = f"captions-{{:05d}}-of-{len(parts):05d}-{crc32(json.dumps(settings).encode()):08x}.parquet"
     shards = {args.output / name.format(number): part for number, part in enumerate(parts)}
@@ -160,9 +157,8 @@ def write_shard(path: Path, clips: list[Clip], describer: Describer, args, bar: 
             rows |= describer.rows(waiting)
             bar.update(len(waiting))
             waiting = following
-    table = pa.Table.from_pylist([rows[clip.item.key] for clip in clips], schema=SCHEMA)
     with replacing(path) as part:
-        pq.write_table(table, part, compression="zstd")
+        pq.write_table(pa.Table.from_pylist([rows[one.item.key] for one in clips], SCHEMA), part, compression="zstd")
 
 
 def main(arguments: list[str] | None = None):
@@ -179,8 +175,8 @@ def main(arguments: list[str] | None = None):
     args = options.parse_args(arguments)
     if min(args.shard_size, args.num_frames, args.batch_size, args.max_new_tokens) < 1:
         raise DataError("expected --shard-size, --num-frames, --batch-size and --max-new-tokens of at least 1")
-    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
-    state = PartialState(on_cpu, timeout=timedelta(days=7))  # it takes long to examine a source, and to be the slowest
+    # Without `cpu`, processes on CPUs don't know of each other. All of them wait while a source is examined, for hours.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=7))
     with state.main_process_first(), redirect_stdout(sys.stdout if state.is_main_process else None):
         shards = plan(args, state.is_main_process)
     own = list(shards.items())[state.process_index :: state.num_processes]  # whatever is done, so that all agree

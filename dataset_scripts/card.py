@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from .files import atomic_writer
+from .items import DataError
 
 
 SPLITS = ("train", "validation", "test")
@@ -55,7 +56,7 @@ def write_card(folder: Path, repo_id: str = ""):
         "configs": [
             {
                 "config_name": config,
-                "data_files": [{"split": split, "path": f"{config}/{split}-*.parquet"} for split in splits],
+                "data_files": [{"split": split, "path": _pattern(config, split, splits[split])} for split in splits],
             }
             for config, splits in found.items()
         ],
@@ -143,6 +144,17 @@ def _statistics(files: list[Path]) -> str:
     shares = [f"{100 * count / max(rows, 1):.1f} %" for count in by_count]
     means = [f"{targets / max(rows, 1):.2f}", *(f"{total / max(rows, 1):,.0f}" for total in letters)]
     return " | ".join([f"{rows:,}", *shares, *means])
+
+
+def _pattern(config: str, split: str, files: list[Path]) -> str:
+    """
+    Of one build's files. `datasets` recognises a set in its cache by what this card says, not by the files: the build's
+    fingerprint in here keeps it from serving an earlier one.
+    """
+    builds = {file.stem.rpartition("-")[2] for file in files}
+    if len(builds) > 1:
+        raise DataError(f"{files[0].parent}: expected the files of one build, found {', '.join(sorted(builds))}")
+    return f"{config}/{split}-*-{builds.pop()}.parquet"
 
 
 def _rows(files: list[Path]) -> int:

@@ -34,16 +34,24 @@ TOLERANCE = 1.0  # seconds by which an event may end after its video, unless the
 _SPAN = re.compile(rf"{INTERIM_MARK.pattern} - {INTERIM_MARK.pattern}")
 
 
-def examine(source: Source, output: Path, media: Path | None = None, num_proc: int = 2, thorough: bool = False) -> Path:
-    """Writes report and lock file into `output`, prints the counts, returns the lock file."""
+def examine(
+    source: Source,
+    output: Path,
+    media: Path | None = None,
+    num_proc: int = 2,
+    thorough: bool = False,
+    name: str = "",
+) -> Path:
+    """Writes report and lock file of this name into `output`, prints the counts, returns the lock file."""
+    name = name or source.name
     output.mkdir(parents=True, exist_ok=True)
     folder = media or source.folder
     finder = Finder(folder)
-    checked = _check_files(source, finder, output / f"{source.name}.checked.jsonl", num_proc, thorough)
+    checked = _check_files(source, finder, output / f"{name}.checked.jsonl", num_proc, thorough)
 
     problems, judge = Problems(), Judge(source, Finder(folder), checked)
-    lock, report = output / f"{source.name}.lock.jsonl", output / f"{source.name}.report.txt"
-    entries = output / f"{source.name}.lock.part"
+    lock, report = output / f"{name}.lock.jsonl", output / f"{name}.report.txt"
+    entries = output / f"{name}.lock.part"
     with entries.open("w", encoding="utf-8") as lines:
         for item in source.read(problems):
             entry = judge.entry(item, problems)

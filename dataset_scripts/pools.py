@@ -104,12 +104,13 @@ def ingredient(
     folder = folder or source.folder
     if unchecked:
         return Ingredient(source, folder, None)
-    name = f"{source.name}.lock.jsonl"
-    places = (source.folder / name, source.folder / f"{source.reader}.lock.jsonl", output / "locks" / name)
-    lock = next((place for place in places if place.exists()), None)
+    digest = hashlib.sha256(json.dumps([source.annotations(), source.options]).encode()).hexdigest()[:8]
+    own = f"{source.name}-{digest}"  # a set may be of several places of one source
+    places = [source.folder / f"{name}.lock.jsonl" for name in (source.name, source.reader)]
+    lock = next((place for place in (*places, output / "locks" / f"{own}.lock.jsonl") if place.exists()), None)
     if lock is None:
-        print(f"{source.name}: no {name} beside {source.path}; examining it now")
-        lock = examine(source, output / "locks", folder, num_proc)
+        print(f"{source.name}: no {places[0].name} beside {source.path}; examining it now")
+        lock = examine(source, output / "locks", folder, num_proc, name=own)
     with lock.open(encoding="utf-8") as lines:
         counts = json.loads(next(lines))["counts"]
     faults = {kind: count for kind, count in counts.items() if kind not in _NO_FAULTS and count}

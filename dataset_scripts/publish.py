@@ -19,7 +19,7 @@ from .items import DataError
 from .record import check
 
 
-PATTERNS = ["README.md", "*.json", "*/*.parquet", "locks/*.report.txt"]
+PATTERNS = ["README.md", "*.json", "*/*.parquet"]
 
 
 def check_set(folder: Path) -> int:

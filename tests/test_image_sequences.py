@@ -35,11 +35,9 @@ def build(source, output, *options, num_proc=1):
     return output
 
 
-def records(folder, task=None):
-    files = sorted(folder.glob(f"{task or 'i[ic]*'}/*.parquet")) + (
-        [] if task else sorted(folder.glob("alr/*.parquet"))
-    )
-    return [row for file in files if "pool" not in str(file) for row in pq.read_table(file).to_pylist()]
+def records(folder, *tasks):
+    shards = [file for task in tasks or ("iig", "iic", "alr") for file in sorted((folder / task).glob("*.parquet"))]
+    return [row for shard in shards for row in pq.read_table(shard).to_pylist()]
 
 
 def files(folder):
@@ -245,7 +243,7 @@ def test_the_lock_file_decides_what_goes_in(source, tmp_path):
     folder = write_pictures(tmp_path / "source", 12)
     options = ("--num-instances", "9", "--sequence-length", "8")
     build(folder, tmp_path / "one", *options)
-    lock = tmp_path / "one" / "locks" / "folder.lock.jsonl"
+    (lock,) = (tmp_path / "one" / "locks").glob("folder-*.lock.jsonl")
     header, *entries = lock.read_text().splitlines()
     (folder / "folder.lock.jsonl").write_text("\n".join([header, *entries[:9]]) + "\n")
     build(folder, tmp_path / "two", *options)
