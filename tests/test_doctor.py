@@ -174,3 +174,16 @@ def test_the_command_prints_counts_and_one_line_of_error(tmp_path, capsys):
     assert "usable                        2" in printed and str(folder / "folder.lock.jsonl") in printed
     with pytest.raises(SystemExit, match=r"^error: unknown source 'nothing'"):
         doctor.main(["nothing", str(folder)])
+
+
+def test_annotations_of_another_name_and_our_own_files(tmp_path):
+    folder = write_pictures(tmp_path / "source", 2)
+    (folder / "captions.jsonl").rename(folder / "mine.jsonl")
+    doctor.main(["folder", str(folder), "--num-proc", "1"])
+    doctor.main(["folder", str(folder), "--num-proc", "1"])
+    assert len((folder / "folder.lock.jsonl").read_text().splitlines()) == 3
+    shutil.copy(folder / "mine.jsonl", folder / "other.jsonl")
+    with pytest.raises(
+        SystemExit, match=r"expected annotations named captions.jsonl or metadata.jsonl, found mine.jsonl"
+    ):
+        doctor.main(["folder", str(folder)])

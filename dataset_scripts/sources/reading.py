@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from modeling_seq2time.time_notation import escape
@@ -19,15 +20,25 @@ _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "te
 
 
 def annotation_files(path: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """The file itself, or every file below a folder whose name fits a pattern, sorted."""
+    """
+    The file itself, or every file below a folder whose name fits a pattern, sorted; if none does, the only one there of
+    the right type.
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: there is no such file or folder")
-    found = sorted({file for pattern in patterns for file in path.rglob(pattern) if file.is_file()})
-    if not found:
-        raise DataError(f"{path}: expected annotations named {' or '.join(patterns)}, found none in this folder")
-    return found
+    suffixes = {Path(pattern).suffix for pattern in patterns}
+    alike = [file for file in path.rglob("*") if file.suffix in suffixes and not file.name.endswith(_OURS)]
+    alike = sorted(filter(Path.is_file, alike))
+    found = [file for file in alike if any(fnmatchcase(file.name, pattern) for pattern in patterns)]
+    if found or len(alike) == 1:
+        return found or alike
+    names = ", ".join(file.relative_to(path).as_posix() for file in alike[:5]) or "none of that type"
+    raise DataError(f"{path}: expected annotations named {' or '.join(patterns)}, found {names}; name the file itself")
+
+
+_OURS = (".lock.jsonl", ".checked.jsonl")  # what the doctor leaves beside annotations
 
 
 def split_of(name: str, default: str = "train") -> str:
