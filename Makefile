@@ -43,6 +43,7 @@ bench: .venv/dev.done
 	$(BIN)/python -m benchmarks.notations
 	$(BIN)/python -m benchmarks.constrained_decoding
 	$(BIN)/python -m benchmarks.long_videos
+	$(BIN)/python -m benchmarks.image_sequences
 
 clean:
 	rm -rf .venv quickstart benchmarks/.cache

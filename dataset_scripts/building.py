@@ -170,8 +170,8 @@ def build(
     facts["fingerprint"] = hashlib.sha256(identity.encode()).hexdigest()[:16]
     description = args.output / f"{name}.{args.split}.json"
     pool_config = CONFIGS[pool.facts["inputs"]["kind"]]
-    mark = args.output / f".{name}.{args.split}.fingerprint"
-    _refuse_other(args, description, mark, facts["fingerprint"], [*facts["configs"].values(), pool_config])
+    unfinished = args.output / f".{name}.{args.split}.unfinished"
+    _refuse_other(args, (description, unfinished), facts["fingerprint"], pool_config)
 
     numbers = numbering(counts)
     shards = []
@@ -181,7 +181,8 @@ def build(
             file = f"{args.split}-{part:05d}-of-{parts:05d}-{facts['fingerprint'][:8]}.parquet"
             own = numbers[task][first : first + args.shard_size]
             shards.append(Shard(args.output / facts["configs"][task] / file, task, own, first))
-    mark.write_text(facts["fingerprint"])
+    with atomic_writer(unfinished) as lines:
+        json.dump(facts, lines)
     todo = [shard for shard in shards if not shard.path.exists()]
     with tqdm(total=sum(counts.values()), desc="instances", unit_scale=True, disable=None) as bar:
         bar.update(sum(len(shard.numbers) for shard in shards if shard.path.exists()))
@@ -192,7 +193,7 @@ def build(
     facts["versions"] = {"python": platform.python_version()} | {package: version(package) for package in packages}
     with atomic_writer(description) as lines:
         json.dump(facts, lines, indent=1, ensure_ascii=False)
-    mark.unlink()
+    unfinished.unlink()
     shutil.rmtree(pool.work)
     if not any(pool.work.parent.iterdir()):
         pool.work.parent.rmdir()
@@ -201,20 +202,21 @@ def build(
     print(f"{args.output}: {listed}, pool of {len(pool):,}")
 
 
-def _refuse_other(args, description: Path, mark: Path, fingerprint: str, configs: list[str]):
+def _refuse_other(args, known: tuple[Path, Path], fingerprint: str, pool_config: str):
     """A build goes on where the same one stopped; another one's files are an error, or removed if so told."""
-    known = {json.loads(description.read_text())["fingerprint"]} if description.exists() else set()
-    known |= {mark.read_text()} if mark.exists() else set()
-    if known - {fingerprint}:
+    for file in known:
+        facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"fingerprint": fingerprint}
+        if facts["fingerprint"] == fingerprint:
+            continue
         if not args.overwrite:
             raise DataError(
-                f"{args.output} holds a {args.split} set of other sources or options ({', '.join(sorted(known))}, this "
-                f"one is {fingerprint}): choose another --output, or replace it with --overwrite"
+                f"{args.output} holds a {args.split} set of other sources or options ({facts['fingerprint']}, this one "
+                f"is {fingerprint}): choose another --output, or replace it with --overwrite"
             )
-        for config in configs:
-            for file in (args.output / config).glob(f"{args.split}-*.parquet"):
-                file.unlink()
-        description.unlink(missing_ok=True)
+        for config in (*facts["configs"].values(), pool_config):
+            for shard in (args.output / config).glob(f"{args.split}-*.parquet"):
+                shard.unlink()
+        file.unlink()
 
 
 def _write(pool: Path, options: dict, make_shard, shard: Shard) -> int:

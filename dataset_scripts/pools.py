@@ -67,7 +67,7 @@ class Ingredient:
             return
         with self.lock.open(encoding="utf-8") as lines:
             header = json.loads(next(lines))
-            if header["annotations"] != self.source.annotations():
+            if (header["annotations"], header["options"]) != (self.source.annotations(), self.source.options):
                 raise DataError(f"{self.lock}: the annotations changed since; run the doctor again")
             entry = json.loads(next(lines, "null"))
             for item in self.source.read(Problems()):

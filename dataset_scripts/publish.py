@@ -7,6 +7,7 @@ upload goes on where it stopped. --dry-run does all but the upload and lists wha
 """
 
 import argparse
+from glob import escape
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,9 +28,9 @@ def check_set(folder: Path) -> int:
     found = configs(folder)
     if not found or not descriptions(folder):
         raise DataError(f"{folder}: expected a set that the builders wrote, found no Parquet with its description")
-    hidden = [path.name for path in folder.glob(".*.fingerprint")]
-    if hidden:
-        raise DataError(f"{folder}: the build of {', '.join(hidden)} was interrupted; run it again to finish it")
+    unfinished = [path.name for path in folder.glob(".*.unfinished")]
+    if unfinished:
+        raise DataError(f"{folder}: a build was interrupted ({', '.join(unfinished)}); run it again to finish it")
     sizes = {}
     for build in descriptions(folder):
         for task, count in build["counts"].items():
@@ -76,7 +77,8 @@ def main(arguments: list[str] | None = None):
         return
     api = HfApi()
     api.create_repo(args.repo_id, repo_type="dataset", private=args.private, exist_ok=True)
-    api.upload_large_folder(args.repo_id, args.folder, repo_type="dataset", allow_patterns=patterns)
+    exactly = [escape(file.relative_to(args.folder).as_posix()) for file in files]
+    api.upload_large_folder(args.repo_id, args.folder, repo_type="dataset", allow_patterns=exactly)
     print(f"https://huggingface.co/datasets/{args.repo_id}")
 
 

@@ -87,6 +87,16 @@ def test_frames_come_from_the_clip_of_their_time(built, source):
     assert random[0]["metadata"]["times"] == times.tolist() != samples[0]["metadata"]["times"]
 
 
+def test_the_processor_takes_clip_sequences(built, source, tiny):
+    _, processor = tiny("timechat")
+    sample = Samples.load(built, "grounding", folders={"folder": source}, num_frames=12)[0]
+    video = {"videos": [sample["frames"]], "video_metadata": [sample["metadata"]]}
+    inputs = processor(text="<video>When?", **video, do_sample_frames=False, return_tensors="pt")
+    metadata = inputs["video_metadata"][0]
+    assert metadata.unit == "s" and metadata.length == sample["metadata"]["duration"]
+    assert metadata.positions == pytest.approx([place / 12 for place in range(12)])
+
+
 def test_rendered_videos_show_the_timeline(built, source):
     samples = Samples.load(built, "dense_captioning", folders={"folder": source})
     for number in range(2):

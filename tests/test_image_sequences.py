@@ -158,9 +158,10 @@ def test_another_build_is_refused_or_replaced_whole(source, tmp_path):
     with pytest.raises(DataError, match="--overwrite"):
         build(source, tmp_path, "--num-instances", "60")
     assert files(tmp_path) == first
-    build(source, tmp_path, "--num-instances", "60", "--overwrite")
-    assert len(records(tmp_path)) == 60
-    build(source, tmp_path, "--num-instances", "60")
+    build(source, tmp_path, "--num-instances", "60", "--overwrite", "--tasks", "iig,alr")
+    assert len(records(tmp_path)) == 60 and not records(tmp_path, "iic")
+    assert "iic" not in (tmp_path / "README.md").read_text().split("---")[1]
+    build(source, tmp_path, "--num-instances", "60", "--tasks", "iig,alr")
 
 
 def test_shared_pools(source, tmp_path):

@@ -2,12 +2,14 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import load_dataset
+from huggingface_hub.utils import filter_repo_objects
 
 from dataset_scripts import clip_sequences, image_sequences, publish
 from dataset_scripts.items import DataError
@@ -95,7 +97,7 @@ def test_dry_run_lists_what_would_go(built, capsys):
 
 
 def test_upload_sends_what_the_dry_run_lists(built, monkeypatch, capsys):
-    sent = Counter()
+    sent, names = Counter(), []
 
     class Api:
         def create_repo(self, repo_id, **options):
@@ -103,11 +105,15 @@ def test_upload_sends_what_the_dry_run_lists(built, monkeypatch, capsys):
 
         def upload_large_folder(self, repo_id, folder, repo_type, allow_patterns):
             sent["uploaded", repo_id, repo_type] += 1
-            assert folder == built and "*/*.parquet" in allow_patterns
+            paths = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()]
+            names.extend(filter_repo_objects(paths, allow_patterns=allow_patterns))
 
     monkeypatch.setattr(publish, "HfApi", Api)
     publish.main([str(built), "--repo-id", "someone/sequences"])
     assert set(sent) == {("created", "someone/sequences", "dataset"), ("uploaded", "someone/sequences", "dataset")}
+    publish.main([str(built), "--repo-id", "someone/sequences", "--dry-run"])
+    listed = [line.split()[-1] for line in capsys.readouterr().out.splitlines() if line.startswith("   ")]
+    assert sorted(names) == sorted(listed) and len(listed) > 8
 
 
 def spoil(file, change):
