@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="SOURCE=PATH",
-        help="may be repeated; 'miniworld' alone renders it",
+        help="may be repeated; 'miniworld' alone renders one",
     )
     options.add_argument(
         "--media", action="append", default=[], metavar="NAME=DIR", help="where a source's media lie, if not below PATH"
@@ -66,9 +67,9 @@ def ingredients(args) -> list[Ingredient]:
         folders[name] = Path(folder)
     found = []
     for text in args.source:
-        if text == "miniworld":
+        if text.partition("?")[0] == "miniworld":
             folder = args.output / "miniworld"
-            miniworld.build(folder, num_proc=args.num_proc)
+            miniworld.build(folder, **_counts(text), num_proc=args.num_proc)
             source = parse_source(f"miniworld={folder}")
         else:
             source = parse_source(text)
@@ -82,6 +83,14 @@ def ingredients(args) -> list[Ingredient]:
     if folders:
         raise DataError(f"--media names {', '.join(folders)}, which is no --source")
     return found
+
+
+def _counts(text: str) -> dict[str, int]:
+    """`miniworld?pictures=1000&clips=100` renders a smaller world."""
+    found = dict(parse_qsl(text.partition("?")[2]))
+    if set(found) - {"pictures", "clips", "videos", "seed", "size"} or not all(map(str.isdecimal, found.values())):
+        raise DataError(f"--source {text}: expected whole numbers of pictures, clips, videos, a seed and a size")
+    return {name: int(value) for name, value in found.items()}
 
 
 def expect_positive(args, *names: str):

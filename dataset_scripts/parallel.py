@@ -13,7 +13,7 @@ def each(function: Callable, jobs: list, num_proc: int, in_order: bool = True) -
         return
     context = get_context("spawn" if sys.platform == "win32" else "forkserver")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__package__ + ".building"])  # the heavy imports, once for all processes
+        context.set_forkserver_preload([__package__ + ".samples"])  # the heavy imports, once for all processes
     executor = ProcessPoolExecutor(min(num_proc, len(jobs)), mp_context=context)
     try:
         if in_order:

@@ -12,6 +12,7 @@ from modeling_seq2time.time_notation import render
 
 from .card import configs
 from .files import atomic_writer, replacing
+from .media import SAME_BYTES
 from .parallel import each
 from .samples import Samples, shown_at
 
@@ -38,7 +39,7 @@ def _render(samples: Samples, folder: Path, number: int):
         replacing(folder / f"{record['id']}.mp4") as part,
         av.open(str(part), "w", format="mp4") as container,
     ):
-        stream = container.add_stream("libx264", rate=FPS, options={"threads": "1"})
+        stream = container.add_stream("libx264", rate=FPS, options=SAME_BYTES)
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
         cues, edge, shown = [], 0.0, 0
         for place, clip in enumerate(record["sequence"]):

@@ -91,6 +91,17 @@ def test_a_video_gives_its_frames_with_their_own_times(built, sources):
     assert sample["metadata"]["duration"] == 5.0 and len(sample["frames"]) == 10
 
 
+def test_records_refer_to_their_own_video(built, sources, tmp_path):
+    for folder in (built, build(sources, tmp_path / "set", "--shard-size", "1")):
+        (shard,) = (folder / "video_pool").glob("*.parquet")
+        pool = {row["id"]: f"{row['source']}/{row['key']}" for row in pq.read_table(shard).to_pylist()}
+        records = rows(folder, "video_grounding") | rows(folder, "video_dense_captioning")
+        assert len(records) == 7 and len(pool) == 4
+        for name, row in records.items():
+            assert name.startswith(pool[row["sequence"][0]["clip"]]), name
+    assert len(list((tmp_path / "set" / "video_grounding").glob("*.parquet"))) == 5
+
+
 def test_tasks_can_be_chosen(sources, tmp_path):
     build(sources, tmp_path / "set", "--tasks", "grounding")
     assert {folder.name for folder in (tmp_path / "set").iterdir() if folder.is_dir()} == {

@@ -13,7 +13,8 @@ from dataset_scripts.items import DataError
 from dataset_scripts.samples import Samples
 from modeling_seq2time.time_notation import marks
 from modeling_seq2time.video_decoding import open_video
-from tests.sources import ACTIONS, is_colour, write_clips
+from tests.sources import ACTIONS, is_colour, write_clips, write_lines
+from tests.videos import read_number, write_video
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,21 @@ def test_frames_come_from_the_clip_of_their_time(built, source):
     times = np.array(random[0]["metadata"]["times"])
     assert (np.floor(times / random[0]["metadata"]["duration"] * 24) == np.arange(24)).all()
     assert random[0]["metadata"]["times"] == times.tolist() != samples[0]["metadata"]["times"]
+
+
+def test_frames_are_those_of_the_clips_own_time(tmp_path):
+    """Frames that carry their number: a clip at rate r shows second (t - its start) / r at second t."""
+    rows = [{"file": f"{number}.mp4", "label": str(number), "caption": f"clip {number}"} for number in range(2)]
+    write_lines(tmp_path / "source" / "captions.jsonl", rows)
+    for number in range(2):
+        write_video(tmp_path / "source" / f"{number}.mp4", 100, fps=10)
+    build(tmp_path / "source", tmp_path / "set", "--num-instances", "4", "--max-clips", "2")
+    samples = Samples.load(tmp_path / "set", "dense_captioning", folders={"folder": tmp_path / "source"}, num_frames=40)
+    sample = samples[0]
+    first, second = (clip["rate"] for clip in sample["sequence"])
+    for frame, time in zip(sample["frames"], sample["metadata"]["times"], strict=True):
+        inside = time / first if time < 10 * first else (time - 10 * first) / second
+        assert read_number(frame) == int(inside * 10 + 1e-4)
 
 
 def test_the_processor_takes_clip_sequences(built, source, tiny):

@@ -98,6 +98,8 @@ def test_dry_run_lists_what_would_go(built, capsys):
 
 def test_upload_sends_what_the_dry_run_lists(built, monkeypatch, capsys):
     sent, names = Counter(), []
+    (built / "miniworld").mkdir()
+    (built / "miniworld" / "miniworld.json").write_text("{}")  # not ours to send unless told
 
     class Api:
         def create_repo(self, repo_id, **options):

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..files import atomic_writer, replacing
 from ..items import DataError
+from ..media import SAME_BYTES
 from ..parallel import each
 from .folder import FILES, KIND, TASKS, read
 from .miniworld_drawing import ACTIONS, BACKGROUNDS, COLOURS, PLACES, SHAPES, SIZES, Actor, Scene, Segment, can, frames
@@ -33,9 +34,7 @@ VERSION = 1  # of the world: another one gives other files for the same seed
 KINDS = ("pictures", "clips", "videos")
 SPLITS = ("train", "test")
 RATES = (Fraction(8), Fraction(10), Fraction(12), Fraction(25, 2))
-# The bytes would change with the number of threads, and from call to call with x264's macroblock tree, which reads
-# memory that it never wrote (seen with MALLOC_PERTURB_).
-H264 = {"g": "48", "crf": "20", "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
+H264 = {"g": "48", "crf": "20", "preset": "veryfast", **SAME_BYTES}
 PICTURE_WORDINGS = (  # every one names all attributes
     "a {size} {colour} {shape} {place} {background}",
     "{background}, a {size} {colour} {shape} {place}",
