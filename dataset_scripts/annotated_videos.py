@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from modeling_seq2time.time_notation import escape, mark, marks
 
-from .building import Shard, build, ingredients, parser, run
+from .building import Shard, build, ingredients, parser
 from .clip_sequences import pick
+from .command import run
 from .files import replacing
 from .items import INTERIM_MARK, DataError, Event, Item, Problems
 from .pools import Ingredient, build_pool

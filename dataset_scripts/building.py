@@ -6,7 +6,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -233,11 +232,3 @@ def _write(pool: Path, options: dict, make_shard, shard: Shard) -> int:
     with replacing(shard.path) as part:
         pq.write_table(table, part, compression="zstd", row_group_size=ROW_GROUP)
     return len(table)
-
-
-def run(main: Callable[[], None]):
-    """A script's main with one line of error for bad input."""
-    try:
-        main()
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -27,7 +27,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from modeling_seq2time.video_decoding import open_video
 from modeling_seq2time.video_processing_seq2time import uniform_indices
 
-from .building import ingredients, parser, run
+from .building import ingredients, parser
+from .command import run
 from .files import atomic_writer, replacing
 from .items import DataError, Item, Problems
 from .media import video_path

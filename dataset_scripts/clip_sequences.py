@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 
 from modeling_seq2time.time_notation import escape, mark
 
-from .building import Shard, build, expect_positive, ingredients, parse_mix, parser, run, shares
+from .building import Shard, build, expect_positive, ingredients, parse_mix, parser, shares
+from .command import run
 from .items import DataError, Item
 from .pools import Pool, build_pool
 from .record import CLIP_TASKS, check, clip_features

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from modeling_seq2time.video_decoding import open_video
 
+from .command import run
 from .files import atomic_writer
 from .items import INTERIM_MARK, DataError, Event, Item, Problems
 from .media import PICTURES, Ambiguous, Finder, Found, read_picture
@@ -295,12 +295,9 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--num-proc", type=int, default=os.cpu_count())
     parser.add_argument("--thorough", action="store_true", help="decode every frame of every video")
     args = parser.parse_args(arguments)
-    try:
-        source = open_source(args.source, args.path)
-        examine(source, args.output or source.folder, args.media, args.num_proc, args.thorough)
-    except (DataError, OSError) as error:
-        sys.exit(f"error: {error}")
+    source = open_source(args.source, args.path)
+    examine(source, args.output or source.folder, args.media, args.num_proc, args.thorough)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

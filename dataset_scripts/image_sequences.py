@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from modeling_seq2time.time_notation import escape, mark
 
-from .building import Shard, build, expect_positive, ingredients, parse_mix, parser, run, shares
+from .building import Shard, build, expect_positive, ingredients, parse_mix, parser, shares
+from .command import run
 from .items import DataError
 from .pools import Pool, build_pool
 from .record import IMAGE_TASKS, check, image_features

@@ -1,5 +1,6 @@
 """Work in several processes."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,7 +15,9 @@ def each(function: Callable, jobs: list, num_proc: int, in_order: bool = True) -
     context = get_context("spawn" if sys.platform == "win32" else "forkserver")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__package__ + ".samples"])  # the heavy imports, once for all processes
-    executor = ProcessPoolExecutor(min(num_proc, len(jobs)), mp_context=context)
+    # An interruption is the parent's to handle: what is under way is finished, the rest is cancelled.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    executor = ProcessPoolExecutor(min(num_proc, len(jobs)), context, initializer=signal.signal, initargs=ignore)
     try:
         if in_order:
             yield from executor.map(function, jobs, chunksize=max(1, min(32, len(jobs) // (8 * num_proc))))

@@ -107,8 +107,8 @@ def ingredient(
     digest = hashlib.sha256(json.dumps([source.annotations(), source.options]).encode()).hexdigest()[:8]
     own = f"{source.name}-{digest}"  # a set may be of several places of one source
     places = [source.folder / f"{name}.lock.jsonl" for name in (source.name, source.reader)]
-    lock = next((place for place in (*places, output / "locks" / f"{own}.lock.jsonl") if place.exists()), None)
-    if lock is None:
+    lock = next((place for place in places if place.exists()), None)
+    if lock is None:  # what the doctor found unchanged it doesn't examine again
         print(f"{source.name}: no {places[0].name} beside {source.path}; examining it now")
         lock = examine(source, output / "locks", folder, num_proc, name=own)
     with lock.open(encoding="utf-8") as lines:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from modeling_seq2time.time_notation import NOTATIONS, render
 
-from .building import run
+from .command import run
 from .files import replacing
 from .items import DataError
 from .record import IMAGE_TASKS

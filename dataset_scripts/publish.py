@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 from tqdm import tqdm
 
-from .building import run
 from .card import configs, descriptions, write_card
+from .command import run
 from .items import DataError
 from .record import check
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dataset_scripts import doctor
+from dataset_scripts.command import run as run_command
 from dataset_scripts.items import DataError, Problems
 from dataset_scripts.media import Finder
 from dataset_scripts.sources import open_source
@@ -173,7 +174,7 @@ def test_the_command_prints_counts_and_one_line_of_error(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "usable                        2" in printed and str(folder / "folder.lock.jsonl") in printed
     with pytest.raises(SystemExit, match=r"^error: unknown source 'nothing'"):
-        doctor.main(["nothing", str(folder)])
+        run_command(lambda: doctor.main(["nothing", str(folder)]))
 
 
 def test_annotations_of_another_name_and_our_own_files(tmp_path):
@@ -184,6 +185,6 @@ def test_annotations_of_another_name_and_our_own_files(tmp_path):
     assert len((folder / "folder.lock.jsonl").read_text().splitlines()) == 3
     shutil.copy(folder / "mine.jsonl", folder / "other.jsonl")
     with pytest.raises(
-        SystemExit, match=r"expected annotations named captions.jsonl or metadata.jsonl, found mine.jsonl"
+        DataError, match=r"expected annotations named captions.jsonl or metadata.jsonl, found mine.jsonl"
     ):
         doctor.main(["folder", str(folder)])

@@ -289,3 +289,27 @@ def test_several_places_of_one_reader(source, tmp_path):
     with pytest.raises(DataError, match="folder was named before; folder:ALIAS=PATH tells two apart"):
         arguments = ["--source", f"folder={source}", "--source", f"folder={other}"]
         image_sequences.main([*arguments, "--output", str(tmp_path / "again"), "--num-proc", "1"])
+
+
+@pytest.mark.slow
+def test_an_interruption_says_how_to_go_on(source, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "dataset_scripts.image_sequences",
+        "--source",
+        f"folder={source}",
+        "--num-proc",
+        "2",
+    ]
+    command += ["--output", str(tmp_path / "set"), "--num-instances", "60000", "--shard-size", "200"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    for _ in range(1200):
+        if len(list(tmp_path.glob("set/*/*.parquet"))) >= 3:
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all processes
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert errors.rstrip().endswith("interrupted; the same command goes on from here")
+    assert not list(tmp_path.glob("set/*/.*.part"))

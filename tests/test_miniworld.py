@@ -237,5 +237,5 @@ def test_the_command(tmp_path):
     counts = ["--pictures", "3", "--clips", "0", "--videos", "0", "--size", "32", "--num-proc", "1"]
     miniworld.main(["--output", str(tmp_path / "world"), *counts])
     assert len(rows(tmp_path / "world", "pictures")) == 3 and rows(tmp_path / "world", "videos") == []
-    with pytest.raises(SystemExit, match="error: .*'seed': 1, "):
+    with pytest.raises(DataError, match="'seed': 1, "):
         miniworld.main(["--output", str(tmp_path / "world"), *counts, "--seed", "1"])

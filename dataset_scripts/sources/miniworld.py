@@ -10,7 +10,6 @@ import argparse
 import functools
 import itertools
 import json
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..command import run
 from ..files import atomic_writer, replacing
 from ..items import DataError
 from ..media import SAME_BYTES
@@ -246,11 +246,8 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=112, help="pixels on each side (default: %(default)s)")
     parser.add_argument("--num-proc", type=int, default=2)
-    try:
-        build(**vars(parser.parse_args(arguments)))
-    except DataError as error:
-        sys.exit(f"error: {error}")
+    build(**vars(parser.parse_args(arguments)))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,0 +1,16 @@
+"""How every script ends: bad input is one line, and an interruption says how to go on."""
+
+import sys
+from collections.abc import Callable
+
+from .items import DataError
+
+
+def run(main: Callable[[], None]):
+    try:
+        main()
+    except (DataError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
