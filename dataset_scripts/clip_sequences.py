@@ -4,7 +4,7 @@ python -m dataset_scripts.clip_sequences --source kinetics=DIR --captions CAPTIO
 Builds the clip sequences of Seq2Time: 2 to 10 clips of different classes, one after the other on a virtual timeline,
 and questions about what happens when (`dense_captioning`) or when something happens (`grounding`). Each clip has a
 rate of its own and takes its duration × rate of the timeline, so that events are of uneven length. CAPTIONS is the
-folder that caption_clips wrote. --render N also writes the first N sequences as mp4 files to look at.
+folder that caption_clips wrote. --render also writes the first sequences as mp4 files to look at.
 """
 
 import hashlib
@@ -157,7 +157,8 @@ def main(arguments: list[str] | None = None):
     options.add_argument("--max-rate", type=float, default=2.0, help="rates are log-uniform from 1/RATE to RATE")
     options.add_argument("--shared-pool", type=int, default=0, metavar="CLIPS", help="draw groups from small pools")
     options.add_argument("--shared-sequences", type=int, default=8, metavar="N", help="sequences of a group")
-    options.add_argument("--render", type=int, default=0, metavar="N", help="write the first N sequences as mp4 files")
+    render_help = "write the first N sequences (10) as mp4 files to look at"
+    options.add_argument("--render", type=int, nargs="?", const=10, default=0, metavar="N", help=render_help)
     args = options.parse_args(arguments)
 
     mix = parse_mix(args.tasks, CLIP_TASKS)
