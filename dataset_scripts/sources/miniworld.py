@@ -39,7 +39,7 @@ PICTURE_WORDINGS = (  # every one names all attributes
     "a {size} {colour} {shape} {place} {background}",
     "{background}, a {size} {colour} {shape} {place}",
     "{place}, a {size} {colour} {shape} {background}",
-    "there is a {size} {colour} {shape} {background}, {place}",
+    "a {size} {colour} {shape} {background}, {place}",
 )
 CLIP_WORDINGS = ("{event} {background}", "{background}, {event}")
 
