@@ -124,10 +124,8 @@ def test_same_seed_same_bytes_whatever_the_processes(source, tmp_path):
     assert records(larger) == records(tmp_path / "one"), "the size of shards changes nothing else"
 
 
-@pytest.mark.slow
-def test_a_killed_build_goes_on_where_it_stopped(source, tmp_path):
-    options = ["--num-instances", "6000", "--shard-size", "200"]
-    whole = files(build(source, tmp_path / "whole", *options))
+def stopped_in_the_middle(source, output, by, *options):
+    """The build as a command with two processes, which get a signal once three shards are there."""
     command = [
         sys.executable,
         "-m",
@@ -137,19 +135,37 @@ def test_a_killed_build_goes_on_where_it_stopped(source, tmp_path):
         "--num-proc",
         "2",
     ]
-    process = subprocess.Popen([*command, "--output", str(tmp_path / "killed"), *options], start_new_session=True)
+    command += ["--output", str(output), *options]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     for _ in range(1200):
-        if len(list(tmp_path.glob("killed/*/*.parquet"))) >= 3:
+        if len(list(output.glob("*/*.parquet"))) >= 3:
             break
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    os.killpg(process.pid, by)  # as Ctrl-C does: to all processes
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on_where_it_stopped(source, tmp_path):
+    options = ["--num-instances", "6000", "--shard-size", "200"]
+    whole = files(build(source, tmp_path / "whole", *options))
+    stopped_in_the_middle(source, tmp_path / "killed", signal.SIGKILL, *options)
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("killed/*/*.parquet")}
     assert 3 <= len(done) < 30
     with pytest.raises(DataError, match="holds a train set of other sources or options"):
         build(source, tmp_path / "killed", *options, "--seed", "1")
     assert files(build(source, tmp_path / "killed", *options)) == whole
     assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+@pytest.mark.slow
+def test_an_interruption_says_how_to_go_on(source, tmp_path):
+    options = ("--num-instances", "60000", "--shard-size", "200")
+    code, errors = stopped_in_the_middle(source, tmp_path / "set", signal.SIGINT, *options)
+    assert code == 130 and "Traceback" not in errors
+    assert errors.rstrip().endswith("interrupted; the same command goes on from here")
+    assert not list(tmp_path.glob("set/*/.*.part"))
 
 
 def test_another_build_is_refused_or_replaced_whole(source, tmp_path):
@@ -289,27 +305,3 @@ def test_several_places_of_one_reader(source, tmp_path):
     with pytest.raises(DataError, match="folder was named before; folder:ALIAS=PATH tells two apart"):
         arguments = ["--source", f"folder={source}", "--source", f"folder={other}"]
         image_sequences.main([*arguments, "--output", str(tmp_path / "again"), "--num-proc", "1"])
-
-
-@pytest.mark.slow
-def test_an_interruption_says_how_to_go_on(source, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "dataset_scripts.image_sequences",
-        "--source",
-        f"folder={source}",
-        "--num-proc",
-        "2",
-    ]
-    command += ["--output", str(tmp_path / "set"), "--num-instances", "60000", "--shard-size", "200"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
-    for _ in range(1200):
-        if len(list(tmp_path.glob("set/*/*.parquet"))) >= 3:
-            break
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to all processes
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in errors
-    assert errors.rstrip().endswith("interrupted; the same command goes on from here")
-    assert not list(tmp_path.glob("set/*/.*.part"))
