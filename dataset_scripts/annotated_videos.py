@@ -9,6 +9,7 @@ something happens, and about highlights. One record per question or dialogue, an
 
 import hashlib
 import json
+import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -22,16 +23,15 @@ import pyarrow.parquet as pq
 from modeling_seq2time.time_notation import escape, mark, marks
 
 from .building import Shard, build, ingredients, parser
-from .clip_sequences import pick
 from .command import run
 from .files import replacing
 from .items import INTERIM_MARK, DataError, Event, Item, Problems
 from .pools import Ingredient, build_pool
 from .record import VIDEO_TASKS, check, clip_features
-from .wording import TEMPLATES, fill, listed
+from .wording import TEMPLATES, fill, listed, pick
 
 
-EVENT_TASKS = ("dense_captioning", "grounding", "highlights")
+_TIMES = re.compile(r"\[\[[0-9./]+ s\]\](?: - \[\[[0-9./]+ s\]\])?")  # a mark, or two as a span
 
 
 def records(ingredient: Ingredient, first: int, split: str, tasks: tuple[str, ...], seed: int) -> Iterator[dict]:
@@ -96,10 +96,9 @@ def dialogue(item: Item, duration: float) -> tuple[list[dict], list[dict]]:
     targets = []
     for message in messages:
         if message["role"] == "assistant":
-            places = [place for place, _, _ in marks(message["content"])]
-            in_pairs = "]] - [[" in message["content"]
-            spans = zip(places[::2], places[1::2], strict=True) if in_pairs else zip(places, places, strict=True)
-            targets += [_target(start, end, duration) for start, end in spans]
+            for found in _TIMES.finditer(message["content"]):
+                places = [place for place, _, _ in marks(found[0])]
+                targets.append(_target(places[0], places[-1], duration))
     return targets, messages
 
 

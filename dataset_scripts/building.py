@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from .card import write_card
 from .files import atomic_writer, replacing
 from .items import DataError
 from .parallel import each
-from .pools import CONFIGS, Ingredient, Pool, ingredient, publish_pool
+from .pools import CONFIGS, Ingredient, Pool, discard, ingredient, publish_pool
 from .sources import miniworld, parse_source
 from .wording import TEMPLATES_FILE
 
@@ -56,15 +55,24 @@ def parser(doc: str) -> argparse.ArgumentParser:
     return options
 
 
-def ingredients(args) -> list[Ingredient]:
-    """The sources that the options name."""
+def media_folders(texts: list[str]) -> dict[str, Path]:
+    """`NAME=DIR` of the command line."""
     folders = {}
-    for text in args.media:
+    for text in texts:
         name, equals, folder = text.partition("=")
         if not equals or not Path(folder).is_dir():
             raise DataError(f"--media {text}: expected NAME=DIR with a folder that exists")
         folders[name] = Path(folder)
-    found = []
+    return folders
+
+
+def ingredients(args) -> list[Ingredient]:
+    """The sources that the options name."""
+    if args.seed < 0:
+        raise DataError(f"--seed: expected at least 0, found {args.seed}")
+    if set("[]*?") & set(str(args.output.resolve())):
+        raise DataError(f"--output {args.output}: expected a path without [ ] * ?, which `datasets` takes for patterns")
+    folders, found = media_folders(args.media), []
     for text in args.source:
         if text.partition("?")[0] == "miniworld":
             folder = args.output / "miniworld"
@@ -76,9 +84,7 @@ def ingredients(args) -> list[Ingredient]:
             raise DataError(
                 f"--source {text}: {source.name} was named before; {source.reader}:ALIAS=PATH tells two apart"
             )
-        folder = folders.pop(source.name, None)
-        unchecked = getattr(args, "unchecked", False)
-        found.append(ingredient(source, folder, args.output, args.num_proc, args.on_problem, unchecked))
+        found.append(ingredient(source, folders.pop(source.name, None), args))
     if folders:
         raise DataError(f"--media names {', '.join(folders)}, which is no --source")
     return found
@@ -171,15 +177,15 @@ def build(
     }
     facts["shard_size"] = args.shard_size
     facts["configs"] = {task: f"{prefix}{task}" for task in counts}
+    facts["pool_config"] = CONFIGS[pool.facts["inputs"]["kind"]]
     facts["pool"] = pool.facts
     templates = hashlib.sha256(TEMPLATES_FILE.read_bytes()).hexdigest()
     identity = json.dumps([facts | {"pool": pool.facts["hash"]}, templates], sort_keys=True)
     # Names of files carry it: the card's patterns then tell builds apart.
     facts["fingerprint"] = hashlib.sha256(identity.encode()).hexdigest()[:16]
     description = args.output / f"{name}.{args.split}.json"
-    pool_config = CONFIGS[pool.facts["inputs"]["kind"]]
     unfinished = args.output / f".{name}.{args.split}.unfinished"
-    _refuse_other(args, (description, unfinished), facts["fingerprint"], pool_config)
+    _refuse_other(args, (description, unfinished), facts["fingerprint"], pool)
 
     numbers = numbering(counts)
     shards = []
@@ -196,32 +202,31 @@ def build(
         bar.update(sum(len(shard.numbers) for shard in shards if shard.path.exists()))
         for rows in each(partial(_write, pool.work, options, make_shard), todo, args.num_proc, in_order=False):
             bar.update(rows)
-    publish_pool(pool, args.output / pool_config, args.split)
+    publish_pool(pool, args.output / facts["pool_config"], args.split)
     packages = ("seq2time", "datasets", "numpy", "pyarrow")
     facts["versions"] = {"python": platform.python_version()} | {package: version(package) for package in packages}
     with atomic_writer(description) as lines:
         json.dump(facts, lines, indent=1, ensure_ascii=False)
     unfinished.unlink()
-    shutil.rmtree(pool.work)
-    if not any(pool.work.parent.iterdir()):
-        pool.work.parent.rmdir()
+    discard(pool.work)
     write_card(args.output)
     listed = ", ".join(f"{count:,} {task}" for task, count in counts.items())
     print(f"{args.output}: {listed}, pool of {len(pool):,}")
 
 
-def _refuse_other(args, known: tuple[Path, Path], fingerprint: str, pool_config: str):
+def _refuse_other(args, known: tuple[Path, Path], fingerprint: str, pool: Pool):
     """A build goes on where the same one stopped; another one's files are an error, or removed if so told."""
     for file in known:
         facts = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"fingerprint": fingerprint}
         if facts["fingerprint"] == fingerprint:
             continue
         if not args.overwrite:
+            discard(pool.work)
             raise DataError(
                 f"{args.output} holds a {args.split} set of other sources or options ({facts['fingerprint']}, this one "
                 f"is {fingerprint}): choose another --output, or replace it with --overwrite"
             )
-        for config in (*facts["configs"].values(), pool_config):
+        for config in (*facts["configs"].values(), facts["pool_config"]):
             for shard in (args.output / config).glob(f"{args.split}-*.parquet"):
                 shard.unlink()
         file.unlink()

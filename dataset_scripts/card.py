@@ -11,6 +11,7 @@ from .files import atomic_writer
 from .items import DataError
 
 
+BUILDERS = ("image_sequences", "clip_sequences", "annotated_videos")
 SPLITS = ("train", "validation", "test")
 ABOUT = {
     "iig": "image index grounding: where are the pictures that these captions describe?",
@@ -29,16 +30,22 @@ ABOUT = {
 
 def descriptions(folder: Path) -> list[dict]:
     """Of every build in a folder."""
-    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json")) if _is_build(file)]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in description_files(folder)]
+
+
+def description_files(folder: Path) -> list[Path]:
+    return sorted(file for builder in BUILDERS for file in folder.glob(f"{builder}.*.json"))
 
 
 def configs(folder: Path) -> dict[str, dict[str, list[Path]]]:
     """The Parquet files of each configuration and split."""
+    builds = descriptions(folder)
+    known = {config for build in builds for config in (*build["configs"].values(), build["pool_config"])}
     found = {}
-    for config in sorted({file.parent.name for file in folder.glob("*/*.parquet")}, key=_order):
+    for config in sorted(known, key=_order):
         found[config] = {split: sorted((folder / config).glob(f"{split}-*.parquet")) for split in SPLITS}
         found[config] = {split: files for split, files in found[config].items() if files}
-    return found
+    return {config: splits for config, splits in found.items() if splits}
 
 
 def write_card(folder: Path, repo_id: str = ""):
@@ -104,7 +111,7 @@ def _introduction(repo_id: str, found: dict) -> list[str]:
 
 
 def _provenance(build: dict) -> list[str]:
-    options = {name: value for name, value in build["options"].items() if name != "sources"}
+    options = {name: value for name, value in build["options"].items() if name not in ("sources", "seed")}
     lines = [f"### {build['builder']}, {build['split']}", ""]
     lines += [f"- fingerprint `{build['fingerprint']}`, seed {build['seed']}, options `{json.dumps(options)}`"]
     if build["pool"]["skipped"]:
@@ -116,7 +123,9 @@ def _provenance(build: dict) -> list[str]:
             url = f"https://huggingface.co/datasets/{source['repository']}"
             lines += [f"  - [{source['repository']}]({url}) at `{source['revision']}`"]
         if source["checked"]:
-            counted = ", ".join(f"{count:,} {kind}" for kind, count in source["counts"].items())
+            counted = ", ".join(
+                f"{count:,} {kind}" for kind, count in source["counts"].get(build["split"], {}).items() if count
+            )
             lines += [f"  - examined: {counted}", f"  - lock file `{source['lock'][:16]}`"]
         else:
             lines += ["  - not examined: every picture that the annotations name went in"]
@@ -171,7 +180,3 @@ def _size(rows: int) -> str:
 def _order(config: str) -> int:
     names = list(ABOUT)
     return names.index(config) if config in names else len(names)
-
-
-def _is_build(file: Path) -> bool:
-    return '"fingerprint"' in file.read_text(encoding="utf-8")

@@ -23,10 +23,10 @@ from modeling_seq2time.time_notation import escape, mark
 from .building import Shard, build, expect_positive, ingredients, parse_mix, parser, shares
 from .command import run
 from .items import DataError, Item
-from .pools import Pool, build_pool
+from .pools import Pool, build_pool, open_pool
 from .record import CLIP_TASKS, check, clip_features
 from .rendering import render_sequences
-from .wording import TEMPLATES, fill
+from .wording import TEMPLATES, fill, pick
 
 
 def timeline(durations: list[float], rates: list[float]) -> tuple[list[float], float]:
@@ -50,19 +50,15 @@ def ask(task: str, rng: np.random.Generator, spans: list[tuple[float, float]], l
     return targets, pick(rng, words["questions"]), " ".join(events)
 
 
-def pick(rng: np.random.Generator, templates: list[str]) -> str:
-    return templates[rng.integers(len(templates))]
-
-
 def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
     """The records of one shard."""
-    pool = _pool(work)
-    labels, durations, by_label = _classes(work)
+    pool = open_pool(work)
+    durations, _ = _classes(pool)
     records = []
     for number in shard.numbers.tolist():
         rng = np.random.default_rng([options["seed"], 3, number])
         count = int(rng.integers(options["min_clips"], options["max_clips"] + 1))
-        clips, group = _draw(rng, count, number, pool, labels, by_label, work, options)
+        clips, group = _draw(rng, count, number, pool, options)
         spread = math.log(options["max_rate"])
         rates = [round(math.exp(rng.uniform(-spread, spread)), 4) for _ in clips]
         edges, length = timeline([durations[clip] for clip in clips], rates)
@@ -77,18 +73,16 @@ def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
     return pa.Table.from_pylist(records, schema=clip_features().arrow_schema)
 
 
-def _draw(
-    rng, count: int, number: int, pool: Pool, labels, by_label, work: Path, options: dict
-) -> tuple[list[int], str]:
+def _draw(rng: np.random.Generator, count: int, number: int, pool: Pool, options: dict) -> tuple[list[int], str]:
     """Clips of different classes and captions: a class at random, then one of its clips."""
-    group, candidates = "all", by_label
+    group, (_, classes) = "all", _classes(pool)
     if options["shared_pool"]:
         group_number = number // options["shared_sequences"]
-        group, candidates = f"shared-{group_number:07d}", _shared_pool(work, group_number, *options["draw"])
+        group = f"shared-{group_number:07d}"
+        classes = _shared_pool(pool, group_number, options["seed"], options["shared_pool"])
     clips, keys = [], set()
-    for label in rng.permutation(len(candidates)):
-        own = candidates[label]
-        clip = int(own[rng.integers(len(own))])
+    for label in rng.permutation(len(classes)):
+        clip = int(rng.choice(classes[label]))
         if pool.caption_keys[clip] not in keys:
             keys.add(pool.caption_keys[clip])
             clips.append(clip)
@@ -98,27 +92,24 @@ def _draw(
 
 
 @lru_cache(maxsize=1)
-def _pool(work: Path) -> Pool:
-    return Pool(work)
-
-
-@lru_cache(maxsize=1)
-def _classes(work: Path) -> tuple[list[str], list[float], list[np.ndarray]]:
-    """Label and duration of every clip, and the clips of each class. A clip without a label is a class of its own."""
-    pool = _pool(work)
+def _classes(pool: Pool) -> tuple[list[float], list[np.ndarray]]:
+    """Every clip's duration, and the clips of each class. A clip without a label is a class of its own."""
     labels = [label or f"#{clip}" for clip, label in enumerate(pool.column("label"))]
     _, inverse = np.unique(labels, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
-    return labels, pool.column("duration"), np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
+    return pool.column("duration"), np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
 
 
 @lru_cache(maxsize=4)
-def _shared_pool(work: Path, number: int, seed: int, size: int) -> list[np.ndarray]:
-    """The clips of a shared pool, by class."""
-    labels, _, _ = _classes(work)
-    drawn = np.random.default_rng([seed, 4, number]).choice(len(labels), size, replace=False)
-    _, inverse = np.unique([labels[clip] for clip in drawn], return_inverse=True)
-    return [drawn[inverse == label] for label in range(inverse.max() + 1)]
+def _shared_pool(pool: Pool, number: int, seed: int, size: int) -> list[list[int]]:
+    """The clips of a shared pool, by class: drawn like a sequence, so that a sequence of them is like any other."""
+    rng, (_, classes) = np.random.default_rng([seed, 4, number]), _classes(pool)
+    order, drawn = rng.permutation(len(classes)), [[] for _ in range(min(size, len(classes)))]
+    for place in range(size):
+        left = np.setdiff1d(classes[order[place % len(order)]], drawn[place % len(order)])
+        if len(left):
+            drawn[place % len(order)].append(int(rng.choice(left)))
+    return drawn
 
 
 def read_captions(path: Path) -> dict[str, str]:
@@ -172,7 +163,7 @@ def main(arguments: list[str] | None = None):
     digest = hashlib.sha256(json.dumps([captions, args.labels_as_captions], sort_keys=True).encode()).hexdigest()
     work = args.output / ".work" / f"clips.{args.split}"
     pool = build_pool(sources, "clips", args.split, work, args.on_problem, describe, {"captions": digest})
-    classes = len(_classes(work)[2])
+    classes = len(_classes(pool)[1])
     if classes < args.max_clips or 0 < args.shared_pool < args.max_clips:
         raise DataError(
             f"--max-clips {args.max_clips}: a sequence's clips are of different classes, the pool has {classes} "
@@ -181,7 +172,6 @@ def main(arguments: list[str] | None = None):
     chosen = {"min_clips": args.min_clips, "max_clips": args.max_clips, "max_rate": args.max_rate, "seed": args.seed}
     chosen |= {"sources": "+".join(pool.facts["counts"]), "shared_pool": args.shared_pool}
     chosen["shared_sequences"] = args.shared_sequences if args.shared_pool else 0
-    chosen["draw"] = [args.seed, args.shared_pool]
     build("clip_sequences", args, pool, shares(mix, args.num_instances), chosen, make_shard)
     if args.render:
         folders = {one.source.name: one.folder for one in sources}

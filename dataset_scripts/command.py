@@ -1,5 +1,6 @@
 """How every script ends: bad input is one line, and an interruption says how to go on."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -7,6 +8,7 @@ from .items import DataError
 
 
 def run(main: Callable[[], None]):
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is under way is tidied up
     try:
         main()
     except (DataError, OSError) as error:

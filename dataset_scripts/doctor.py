@@ -11,12 +11,15 @@ examined once isn't examined again unless the file changed, so an interrupted ru
 """
 
 import argparse
+import io
 import json
 import os
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
 from tqdm import tqdm
 
 from modeling_seq2time.video_decoding import open_video
@@ -24,9 +27,10 @@ from modeling_seq2time.video_decoding import open_video
 from .command import run
 from .files import atomic_writer
 from .items import INTERIM_MARK, DataError, Event, Item, Problems
-from .media import PICTURES, Ambiguous, Finder, Found, read_picture
+from .media import BAD_PICTURE, PICTURES, Ambiguous, Finder, Found, parquet_cell, picture_bytes, read_picture
 from .parallel import each
 from .sources import Source, names, open_source
+from .sources.parquet import parquet_file
 
 
 VERSION = 1
@@ -46,126 +50,148 @@ def examine(
     name = name or source.name
     output.mkdir(parents=True, exist_ok=True)
     folder = media or source.folder
-    finder = Finder(folder)
-    checked = _check_files(source, finder, output / f"{name}.checked.jsonl", num_proc, thorough)
+    checked = _check_files(source, Finder(folder), output / f"{name}.checked.jsonl", num_proc, thorough)
 
-    problems, judge = Problems(), Judge(source, Finder(folder), checked)
+    problems = Problems()
+    judge = Judge(source, Finder(folder), checked, problems)
     lock, report = output / f"{name}.lock.jsonl", output / f"{name}.report.txt"
     entries = output / f"{name}.lock.part"
     with entries.open("w", encoding="utf-8") as lines:
         for item in source.read(problems):
-            entry = judge.entry(item, problems)
+            entry = judge.entry(item)
             if entry:
                 lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
-    judge.counts |= problems.counts
     header = {"source": source.name, "version": VERSION, "repository": source.repository, "revision": source.revision}
-    header |= {"options": source.options, "annotations": source.annotations(), "counts": judge.counts}
+    header |= {"options": source.options, "annotations": source.annotations(), "counts": judge.all_counts()}
     with atomic_writer(lock) as lines, entries.open(encoding="utf-8") as parts:
         lines.write(json.dumps(header, ensure_ascii=False) + "\n")
         lines.writelines(parts)
     entries.unlink()
 
-    summary = _summary(source, folder, judge)
+    summary = _summary(source, folder, header["counts"], judge.finder)
     with atomic_writer(report) as lines:
         lines.write(summary + "\n")
-        lines.writelines(f"{kind}\t{place}\t{detail}\n" for kind, place, detail in sorted(problems.found))
+        lines.writelines(f"{kind}\t{place}\t{detail}\n" for kind, place, detail, _ in sorted(problems.found))
     print(f"{summary}\n{report}\n{lock}")
     return lock
+
+
+def lock_header(lock: Path) -> dict:
+    return next(lock_lines(lock))
+
+
+def lock_lines(lock: Path) -> Iterator[dict]:
+    """The header and the entries of a lock file."""
+    number = 0
+    with lock.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{lock}: line {number}: expected what the doctor writes: {error}") from error
+    if not number:
+        raise DataError(f"{lock}: expected what the doctor writes, found an empty file")
 
 
 class Judge:
     """Decides about each item, once all files were checked."""
 
-    def __init__(self, source: Source, finder: Finder, checked: dict[str, dict]):
-        self.source, self.finder, self.checked = source, finder, checked
+    def __init__(self, source: Source, finder: Finder, checked: dict[str, dict], problems: Problems):
+        self.source, self.finder, self.checked, self.problems = source, finder, checked, problems
         self.tolerance = getattr(source.module, "TOLERANCE", TOLERANCE)
         self.keys: set[int] = set()
-        self.counts = {"expected": 0, "present": 0, "usable": 0, "events": 0, "usable events": 0}
+        self.counts: dict[str, Counter] = defaultdict(Counter)
 
-    def entry(self, item: Item, problems: Problems) -> dict | None:
-        """The item's line in the lock file, `None` if it can't be used; says why in `problems`."""
-        kind = self.source.kind(item)
-        self.counts["expected"] += 1
-        self.counts["events"] += len(item.events)
-        is_repeated = hash(item.key) in self.keys
-        self.keys.add(hash(item.key))
-        found = self._file(item, kind, problems)
+    def all_counts(self) -> dict[str, dict[str, int]]:
+        """By split; what was wrong with rows that became no item stands under no split, `""`."""
+        for kind, place, _, split in self.problems.found:
+            self.counts[split][kind] += 1
+            self.counts[split]["expected"] += not split and ", event " not in place
+        return {split: dict(counts) for split, counts in sorted(self.counts.items())}
+
+    def entry(self, item: Item) -> dict | None:
+        """The item's line in the lock file, `None` if it can't be used; says why in the problems."""
+        kind, counts = self.source.kind(item), self.counts[item.split]
+        counts["expected"] += 1
+        counts["events"] += len(item.events)
+        name = hash((item.split, item.key))
+        is_repeated = name in self.keys
+        self.keys.add(name)
+        found = self._file(item, kind)
         if found is None:
             return None
-        self.counts["present"] += 1
+        counts["present"] += 1
         if is_repeated:
-            problems.add("duplicate id", item.place, f"{item.key!r} was there before")
-            return None
-        if not (item.caption or item.label or item.events or item.turns):
-            problems.add("empty caption", item.place, f"{item.key!r}: expected what can be seen, found nothing")
-            return None
-        entry = {"key": item.key, "media": found.media}
+            return self._fault(item, "duplicate id", f"{item.key!r} was there before")
+        if kind == "pictures" and not item.caption:  # clips may get theirs later
+            return self._fault(item, "empty caption", f"{item.key!r}: expected what can be seen, found nothing")
+        entry = {"key": item.key, "split": item.split, "media": found.media}
         if kind != "pictures":
-            length = self._length(item, found, kind, problems)
+            length = self._length(item, found, kind)
             if length is None:
                 return None
             entry |= length
         if kind == "videos":
-            unusable = self._unusable_events(item, entry["duration"], problems)
-            self.counts["usable events"] += len(item.events) - len(unusable)
-            if not self._turns_fit(item, entry["duration"], problems) or len(unusable) == len(item.events) > 0:
+            unusable = self._unusable_events(item, entry["duration"])
+            counts["usable events"] += len(item.events) - len(unusable)
+            if not self._turns_fit(item, entry["duration"]) or len(unusable) == len(item.events) > 0:
                 return None
             if unusable:
                 entry["without"] = unusable
-        self.counts["usable"] += 1
+        counts["usable"] += 1
         return entry
 
-    def _file(self, item: Item, kind: str, problems: Problems) -> Found | None:
-        found = locate(item, self.finder, problems)
+    def _fault(self, item: Item, kind: str, detail: str):
+        self.problems.add(kind, item.place, detail, item.split)
+
+    def _file(self, item: Item, kind: str) -> Found | None:
+        found = locate(item, self.finder, self.problems)
         if found is None:
             return None
-        file, _, place = found.media.partition("#")
-        result = self.checked[file]
-        error = result.get("bad", {}).get(place) if place else result.get("error")
-        if error:
-            problems.add("corrupt", item.place, f"{found.media}: {error}")
-            return None
-        if kind != "pictures" and not result.get("duration"):
-            problems.add("corrupt", item.place, f"{found.media}: expected a video, found a picture")
-            return None
-        return found
+        cell = parquet_cell(found.media)
+        if cell:
+            error = self.checked["#".join(cell[:2])]["bad"].get(str(cell[2]))
+        else:
+            error = self.checked[found.media].get("error")
+            if not error and kind != "pictures" and not self.checked[found.media].get("duration"):
+                error = "expected a video, found a picture"
+        return self._fault(item, "corrupt", f"{found.media}: {error}") if error else found
 
-    def _length(self, item: Item, found: Found, kind: str, problems: Problems) -> dict | None:
+    def _length(self, item: Item, found: Found, kind: str) -> dict | None:
         """The part of the file and the duration that times are measured by."""
         own = self.checked[found.media]["duration"]
-        if found.start is not None or found.end is not None:
-            start, end = found.start or 0.0, own if found.end is None else found.end
-            if not start < end <= own + TOLERANCE:
-                detail = f"{found.media}: expected second {start} to {end} inside it, found {own:.2f} s"
-                problems.add("crop mismatch", item.place, detail)
-                return None
-            end = min(end, own)
-            return {"start": start, "end": end, "duration": item.duration or end - start}
-        is_timed = bool(item.events) or any(INTERIM_MARK.search(text) for _, text in item.turns)
-        if item.whole and is_timed and abs(own - (item.end - item.start)) > TOLERANCE:
-            detail = f"{found.media}: expected the {item.end - item.start} s that its name says, found {own:.2f} s"
-            problems.add("crop mismatch", item.place, detail)
-            return None
-        if item.duration and abs(own - item.duration) > max(TOLERANCE, 0.02 * item.duration):
-            detail = f"{found.media}: annotated {item.duration} s, found {own:.2f} s"
-            problems.add("duration mismatch", item.place, detail)
-            if is_timed:  # the times are about another cut; a clip is simply as long as it is
-                return None
-        return {"start": 0.0, "end": own, "duration": (item.duration if kind == "videos" else None) or own}
+        start, end = found.start or 0.0, own if found.end is None else found.end
+        if found.end is not None and item.whole and item.duration:  # the name may promise more than there is
+            end = min(end, start + item.duration)
+        if not start < end <= own + TOLERANCE:
+            return self._fault(
+                item, "crop mismatch", f"{found.media}: expected second {start} to {end} inside it, found {own:.2f} s"
+            )
+        end = min(end, own)
+        is_part, is_timed = start > 0 or end < own, _is_timed(item)
+        # What the annotation says counts before what a file's name says.
+        named = item.end - item.start if item.whole and not is_part else None
+        expected = item.duration or named
+        if expected and abs(end - start - expected) > max(TOLERANCE, 0.02 * expected):
+            detail = f"{found.media}: expected {expected:g} s, found {end - start:.2f} s"
+            if is_timed:  # the times are about another cut
+                return self._fault(item, "duration mismatch" if item.duration else "crop mismatch", detail)
+            self._fault(item, "other duration", f"{detail} (used as it is)")
+        return {"start": start, "end": end, "duration": (item.duration if kind == "videos" else None) or end - start}
 
-    def _unusable_events(self, item: Item, duration: float, problems: Problems) -> list[int]:
+    def _unusable_events(self, item: Item, duration: float) -> list[int]:
         unusable, ids = [], set()
         for number, event in enumerate(item.events):
-            fault = self._fault(event, duration)
+            fault = self._event_fault(event, duration)
             if event.id and event.id in ids:
                 fault = ("duplicate id", f"event id {event.id!r} was there before")
             ids.add(event.id)
             if fault:
                 unusable.append(number)
-                problems.add(fault[0], item.place, f"{item.key}, event {event.id or number}: {fault[1]}")
+                self._fault(item, fault[0], f"{item.key}, event {event.id or number}: {fault[1]}")
         return unusable
 
-    def _fault(self, event: Event, duration: float) -> tuple[str, str] | None:
+    def _event_fault(self, event: Event, duration: float) -> tuple[str, str] | None:
         for start, end in event.windows:
             if end < start:
                 return "inverted", f"ends at {end} s, before it starts at {start} s"
@@ -176,48 +202,52 @@ class Judge:
         beyond = [time for time, _ in event.saliency if time >= duration + self.tolerance]
         return ("out of range", f"highlight at {beyond[0]} s of a video of {duration:.2f} s") if beyond else None
 
-    def _turns_fit(self, item: Item, duration: float, problems: Problems) -> bool:
+    def _turns_fit(self, item: Item, duration: float) -> bool:
         for _, text in item.turns:
             for span in _SPAN.finditer(text):
                 if float(span[2]) < float(span[1]):
-                    problems.add("inverted", item.place, f"{item.key}: {span[1]} - {span[2]} s")
+                    self._fault(item, "inverted", f"{item.key}: {span[1]} - {span[2]} s")
                     return False
             late = [time[1] for time in INTERIM_MARK.finditer(text) if float(time[1]) > duration + self.tolerance]
             if late:
-                problems.add("out of range", item.place, f"{item.key}: {late[0]} s of a video of {duration:.2f} s")
+                self._fault(item, "out of range", f"{item.key}: {late[0]} s of a video of {duration:.2f} s")
                 return False
         return True
 
 
+def _is_timed(item: Item) -> bool:
+    return bool(item.events) or any(INTERIM_MARK.search(text) for _, text in item.turns)
+
+
 def locate(item: Item, finder: Finder, problems: Problems) -> Found | None:
     """The item's file; pictures in Parquet name theirs themselves."""
-    if "#" in item.names[0]:
+    if parquet_cell(item.names[0]):
         return Found(item.names[0])
     try:
         found = finder.find(item)
     except Ambiguous as error:
-        problems.add("ambiguous", item.place, str(error))
+        problems.add("ambiguous", item.place, str(error), item.split)
         return None
     if found is None:
-        problems.add("missing", item.place, f"no file for {item.names[0]!r} below {finder.folder}")
+        problems.add("missing", item.place, f"no file for {item.names[0]!r} below {finder.folder}", item.split)
     return found
 
 
 def _check_files(source: Source, finder: Finder, cache: Path, num_proc: int, thorough: bool) -> dict[str, dict]:
-    """What checking each file gave, by its path below the folder."""
-    files: dict[str, None] = {}
+    """What checking each file gave, by its path below the folder, of Parquet `shard#column`."""
+    files: dict[str, Path] = {}
     aside = Problems()
     for item in source.read(aside):
         found = locate(item, finder, aside)
         if found:
-            files[found.media.rpartition("#")[0] or found.media] = None
+            cell = parquet_cell(found.media)
+            files["#".join(cell[:2]) if cell else found.media] = finder.folder / (cell[0] if cell else found.media)
     known, stamps = _read_cache(cache), {}
-    for file in files:
-        path = finder.folder / file.partition("#")[0]
+    for file, path in files.items():
         stat = path.stat()
         stamps[file] = [stat.st_size, stat.st_mtime_ns, thorough]
     todo = [file for file in files if known.get(file, {}).get("stamp") != stamps[file]]
-    jobs = [(str(finder.folder), file, thorough) for file in todo]
+    jobs = [(str(files[file]), file, thorough) for file in todo]
     with cache.open("a", encoding="utf-8") as lines, tqdm(total=len(files), desc="files", disable=None) as bar:
         bar.update(len(files) - len(todo))
         for file, result in zip(todo, each(check_file, jobs, num_proc), strict=True):
@@ -225,22 +255,22 @@ def _check_files(source: Source, finder: Finder, cache: Path, num_proc: int, tho
             lines.write(json.dumps(known[file], ensure_ascii=False) + "\n")
             lines.flush()
             bar.update()
-    return {file.partition("#")[0]: known[file] for file in files}
+    return {file: known[file] for file in files}
 
 
 def check_file(job: tuple[str, str, bool]) -> dict:
-    """`error`, or a video's `duration`, or for `shard.parquet#column` the bad rows with their errors."""
-    folder, file, thorough = Path(job[0]), job[1], job[2]
-    if "#" in file:
-        return {"bad": dict(_bad_rows(folder, *file.split("#")))}
-    if os.path.splitext(file)[1].lower() in PICTURES:
+    """`error`, or a video's `duration`, or of Parquet the `bad` rows with their errors."""
+    path, file, thorough = Path(job[0]), job[1], job[2]
+    if path.suffix == ".parquet":
+        return {"bad": dict(_bad_rows(path, file.rpartition("#")[2]))}
+    if path.suffix.lower() in PICTURES:
         try:
-            read_picture(folder, file)
+            read_picture(path.parent, path.name)
         except DataError as error:
             return {"error": str(error)}
         return {}
     try:
-        reader = open_video(str(folder / file))
+        reader = open_video(str(path))
         last = reader.num_frames - 1
         reader.read(range(last + 1) if thorough else sorted({0, last // 2, last}))
     except (ValueError, OSError) as error:
@@ -248,21 +278,17 @@ def check_file(job: tuple[str, str, bool]) -> dict:
     return {"duration": reader.duration, "frames": reader.num_frames}
 
 
-def _bad_rows(folder: Path, shard: str, column: str) -> Iterator[tuple[str, str]]:
-    import io  # noqa: PLC0415
-
-    import pyarrow.parquet as pq  # noqa: PLC0415  (only where pictures lie in Parquet)
-    from PIL import Image  # noqa: PLC0415
-
+def _bad_rows(shard: Path, column: str) -> Iterator[tuple[str, str]]:
     number = 0
-    for batch in pq.ParquetFile(folder / shard).iter_batches(64, columns=[column]):
-        for picture in batch.column(column).to_pylist():
-            try:
-                with Image.open(io.BytesIO((picture or {}).get("bytes") or b"")) as opened:
-                    opened.load()
-            except (OSError, ValueError, SyntaxError) as error:
-                yield f"{column}#{number}", str(error)
-            number += 1
+    with parquet_file(shard) as rows:
+        for batch in rows.iter_batches(64, columns=[column]):
+            for cell in batch.column(column).to_pylist():
+                try:
+                    with Image.open(io.BytesIO(picture_bytes(cell))) as picture:
+                        picture.load()
+                except BAD_PICTURE as error:
+                    yield str(number), str(error)
+                number += 1
 
 
 def _read_cache(cache: Path) -> dict[str, dict]:
@@ -277,12 +303,12 @@ def _read_cache(cache: Path) -> dict[str, dict]:
     return known
 
 
-def _summary(source: Source, folder: Path, judge: Judge) -> str:
+def _summary(source: Source, folder: Path, counts: dict[str, dict[str, int]], finder: Finder) -> str:
     lines = [f"{source.name}: {source.path}, media below {folder}"]
-    lines += [
-        f"  {name:<20} {count:>10,}" for name, count in judge.counts.items() if count or name in ("usable", "expected")
-    ]
-    lines += [f"  found by: {rule:<24} {count:>10,}" for rule, count in sorted(judge.finder.counts.items())]
+    for split, found in counts.items():
+        lines.append(f"  {split or 'rows of no split'}")
+        lines += [f"    {name:<20} {count:>10,}" for name, count in found.items() if count or name == "usable"]
+    lines += [f"  found by: {rule:<24} {count:>8,}" for rule, count in sorted(finder.counts.items())]
     return "\n".join(lines)
 
 

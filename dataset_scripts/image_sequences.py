@@ -17,9 +17,9 @@ from modeling_seq2time.time_notation import escape, mark
 from .building import Shard, build, expect_positive, ingredients, parse_mix, parser, shares
 from .command import run
 from .items import DataError
-from .pools import Pool, build_pool
+from .pools import Pool, build_pool, open_pool
 from .record import IMAGE_TASKS, check, image_features
-from .wording import TEMPLATES, closed, fill, listed, ordinal
+from .wording import TEMPLATES, closed, fill, listed, ordinal, pick
 
 
 def draw(rng: np.random.Generator, candidates: np.ndarray | int, caption_keys: np.ndarray, count: int) -> np.ndarray:
@@ -42,15 +42,15 @@ def ask(task: str, rng: np.random.Generator, length: int, max_targets: int, capt
         # The first picture has none before it, the last none after.
         asked = int(rng.integers(1, length)) + (side == "before")
         target = asked - 1 if side == "before" else asked + 1
-        question = fill(_pick(rng, TEMPLATES["alr"][side]["questions"]), caption(asked))
-        answer = fill(_pick(rng, TEMPLATES["alr"]["answers"]), mark(target, length, "image"), caption(target))
+        question = fill(pick(rng, TEMPLATES["alr"][side]["questions"]), caption(asked))
+        answer = fill(pick(rng, TEMPLATES["alr"]["answers"]), mark(target, length, "image"), caption(target))
         return [target], question, answer
 
     count = int(rng.integers(1, max_targets + 1))
     targets = [int(place) for place in rng.choice(length, count, replace=False) + 1]
     places = [mark(target, length, "image") for target in targets]
     words = TEMPLATES[task]["single" if count == 1 else "multi"]
-    question, answer = _pick(rng, words["questions"]), _pick(rng, words["answers"])
+    question, answer = pick(rng, words["questions"]), pick(rng, words["answers"])
     if task == "iig":
         if count == 1:
             return targets, fill(question, caption(targets[0])), fill(answer, places[0])
@@ -65,14 +65,15 @@ def ask(task: str, rng: np.random.Generator, length: int, max_targets: int, capt
 
 def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
     """The records of one shard."""
-    pool, length = _pool(work), options["sequence_length"]
+    pool, length = open_pool(work), options["sequence_length"]
     sequences, records = np.empty((len(shard.numbers), length), dtype=np.int32), []
     for row, number in enumerate(shard.numbers.tolist()):
         rng = np.random.default_rng([options["seed"], 1, number])
         group, candidates = "all", len(pool)
         if options["shared_pool"]:
             group_number = number // options["shared_sequences"]
-            group, candidates = f"shared-{group_number:07d}", _shared_pool(work, group_number, *options["draw"])
+            group = f"shared-{group_number:07d}"
+            candidates = _shared_pool(pool, group_number, options["seed"], options["shared_pool"])
         sequence = draw(rng, candidates, pool.caption_keys, length)
 
         def caption(place: int, sequence=sequence) -> str:
@@ -92,19 +93,9 @@ def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
     return table.set_column(place, schema.field(place), column.cast(schema.field(place).type))
 
 
-@lru_cache(maxsize=1)
-def _pool(work: Path) -> Pool:
-    return Pool(work)
-
-
 @lru_cache(maxsize=4)
-def _shared_pool(work: Path, number: int, seed: int, size: int) -> np.ndarray:
-    pool = _pool(work)
+def _shared_pool(pool: Pool, number: int, seed: int, size: int) -> np.ndarray:
     return draw(np.random.default_rng([seed, 2, number]), len(pool), pool.caption_keys, size)
-
-
-def _pick(rng: np.random.Generator, templates: list[str]) -> str:
-    return templates[rng.integers(len(templates))]
 
 
 def main(arguments: list[str] | None = None):
@@ -146,7 +137,6 @@ def main(arguments: list[str] | None = None):
         "sources": "+".join(pool.facts["counts"]),
     }
     chosen |= {"shared_pool": args.shared_pool, "shared_sequences": args.shared_sequences if args.shared_pool else 0}
-    chosen["draw"] = [args.seed, args.shared_pool]
     build("image_sequences", args, pool, shares(mix, args.num_instances), chosen, make_shard)
 
 

@@ -39,7 +39,7 @@ class Item:
     split: str = "train"  # train, validation or test
     caption: str = ""
     label: str = ""  # the action class of a clip
-    duration: float | None = None  # in seconds, where the annotation says it
+    duration: float | None = None  # of the sequence, in seconds, where the annotation says it
     whole: str = ""
     start: float | None = None
     end: float | None = None
@@ -47,20 +47,22 @@ class Item:
     # (role, text) turns in stored form: captions escaped, seconds as `[[12.3 s]]`, marks that still lack the duration
     turns: list[tuple[str, str]] = field(default_factory=list)
     task: str = ""  # of the turns
+    exact: bool = False  # the name is the file's own path: a file of that name elsewhere is another one
 
 
 class Problems:
     """
     Everything found wrong, counted by kind. Kinds: malformed, empty caption, duplicate id, missing, ambiguous, corrupt,
-    inverted, no length, out of range, crop mismatch, duration mismatch.
+    inverted, no length, out of range, crop mismatch, duration mismatch; and "other duration", which takes nothing away.
     """
 
     def __init__(self):
-        self.found: list[tuple[str, str, str]] = []
+        self.found: list[tuple[str, str, str, str]] = []
 
-    def add(self, kind: str, place: str, detail: str):
-        self.found.append((kind, place, detail))
+    def add(self, kind: str, place: str, detail: str, split: str = ""):
+        """`split` where it is known: of what isn't even an item it isn't."""
+        self.found.append((kind, place, detail, split))
 
     @property
     def counts(self) -> Counter:
-        return Counter(kind for kind, _, _ in self.found)
+        return Counter(kind for kind, *_ in self.found)

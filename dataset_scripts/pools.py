@@ -8,11 +8,12 @@ caption twice.
 
 import hashlib
 import json
+import shutil
 import sys
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .doctor import examine, locate
+from .doctor import examine, locate, lock_header, lock_lines
 from .files import atomic_writer, replacing
 from .items import DataError, Item, Problems
 from .media import Finder
@@ -54,8 +55,7 @@ class Ingredient:
         facts |= {"repository": self.source.repository, "revision": self.source.revision}
         if self.lock is None:
             return facts | {"checked": False, "annotations": self.source.annotations()}
-        with self.lock.open(encoding="utf-8") as lines:
-            header = json.loads(next(lines))
+        header = lock_header(self.lock)
         with self.lock.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         return facts | {"checked": True, "lock": digest, **{name: header[name] for name in ("annotations", "counts")}}
@@ -65,18 +65,16 @@ class Ingredient:
         if self.lock is None:
             yield from self._unchecked(kind, split, problems)
             return
-        with self.lock.open(encoding="utf-8") as lines:
-            header = json.loads(next(lines))
-            if (header["annotations"], header["options"]) != (self.source.annotations(), self.source.options):
-                raise DataError(f"{self.lock}: the annotations changed since; run the doctor again")
-            entry = json.loads(next(lines, "null"))
-            for item in self.source.read(Problems()):
-                if entry is not None and entry["key"] == item.key:
-                    if item.split == split and self.source.kind(item) == kind:
-                        yield item, entry
-                    entry = json.loads(next(lines, "null"))
-            if entry is not None:
-                raise DataError(f"{self.lock}: {entry['key']!r} is no longer in the source; run the doctor again")
+        entries = lock_lines(self.lock)
+        next(entries)
+        entry = next(entries, None)
+        for item in self.source.read(Problems()):
+            if entry is not None and (entry["split"], entry["key"]) == (item.split, item.key):
+                if item.split == split and self.source.kind(item) == kind:
+                    yield item, entry
+                entry = next(entries, None)
+        if entry is not None:
+            raise DataError(f"{self.lock}: {entry['key']!r} is no longer in the source; run the doctor again")
 
     def _unchecked(self, kind: str, split: str, problems: Problems) -> Iterator[tuple[Item, dict]]:
         if kind != "pictures":
@@ -97,36 +95,49 @@ class Ingredient:
                 yield item, {"key": item.key, "media": found.media}
 
 
-def ingredient(
-    source: Source, folder: Path | None, output: Path, num_proc: int, on_problem: str, unchecked: bool
-) -> Ingredient:
-    """With its lock file: the one beside the annotations, the one in `output`, or one made now."""
+def ingredient(source: Source, folder: Path | None, args) -> Ingredient:
+    """With its lock file: the one beside the annotations, or one made now in the set's own folder."""
     folder = folder or source.folder
-    if unchecked:
+    if getattr(args, "unchecked", False):
         return Ingredient(source, folder, None)
-    digest = hashlib.sha256(json.dumps([source.annotations(), source.options]).encode()).hexdigest()[:8]
-    own = f"{source.name}-{digest}"  # a set may be of several places of one source
-    places = [source.folder / f"{name}.lock.jsonl" for name in (source.name, source.reader)]
-    lock = next((place for place in places if place.exists()), None)
+    lock = _lock_beside(source)
     if lock is None:  # what the doctor found unchanged it doesn't examine again
-        print(f"{source.name}: no {places[0].name} beside {source.path}; examining it now")
-        lock = examine(source, output / "locks", folder, num_proc, name=own)
-    with lock.open(encoding="utf-8") as lines:
-        counts = json.loads(next(lines))["counts"]
-    faults = {kind: count for kind, count in counts.items() if kind not in _NO_FAULTS and count}
-    if faults and on_problem == "stop":
-        listed = ", ".join(f"{count:,} {kind}" for kind, count in faults.items())
+        print(f"{source.name}: no {source.name}.lock.jsonl beside {source.path}; examining it now")
+        digest = hashlib.sha256(json.dumps([source.annotations(), source.options]).encode()).hexdigest()[:8]
+        # A set may be of several places of one source.
+        lock = examine(source, args.output / "locks", folder, args.num_proc, name=f"{source.name}-{digest}")
+    counts = lock_header(lock)["counts"]
+    mine, general = counts.get(args.split, {}), counts.get("", {})
+    counted = {kind: mine.get(kind, 0) + general.get(kind, 0) for kind in (*mine, *general)}
+    faults = {kind: count for kind, count in counted.items() if kind not in _NO_FAULTS and count}
+    listed = ", ".join(f"{count:,} {kind}" for kind, count in faults.items())
+    if faults and args.on_problem == "stop":
+        report = lock.with_name(lock.name.replace("lock.jsonl", "report.txt"))
         raise DataError(
-            f"{source.name}: {counts['usable']:,} of {counts['expected']:,} can be used; problems: {listed}. "
-            f"{lock.with_name(lock.name.replace('lock.jsonl', 'report.txt'))} names each. "
-            "--on-problem skip builds without them."
+            f"{source.name}, {args.split}: {counted.get('usable', 0):,} of {counted['expected']:,} can be used; "
+            f"problems: {listed}. {report} names each. --on-problem skip builds without them."
         )
     if faults:
-        print(f"{source.name}: skipped " + ", ".join(f"{count:,} {kind}" for kind, count in faults.items()))
+        print(f"{source.name}: skipped {listed}")
     return Ingredient(source, folder, lock)
 
 
-_NO_FAULTS = {"expected", "present", "usable", "events", "usable events"}
+def _lock_beside(source: Source) -> Path | None:
+    """What the doctor was told to write. One about other files isn't meant; one about older ones is an error."""
+    for name in dict.fromkeys((source.name, source.reader)):
+        lock = source.folder / f"{name}.lock.jsonl"
+        if not lock.exists():
+            continue
+        header, annotations = lock_header(lock), source.annotations()
+        if set(header["annotations"]) != set(annotations):
+            continue
+        if header["annotations"] != annotations or header["options"] != source.options:
+            raise DataError(f"{lock}: the annotations or options changed since; run the doctor again")
+        return lock
+    return None
+
+
+_NO_FAULTS = {"expected", "present", "usable", "events", "usable events", "other duration"}
 
 
 class Pool:
@@ -179,6 +190,8 @@ def build_pool(
         if pool.facts["inputs"] == inputs:
             return pool
     work.mkdir(parents=True, exist_ok=True)
+    (work / "pool.json").unlink(missing_ok=True)  # of another pool; it comes back last, when all of this one is there
+    open_pool.cache_clear()
     features = image_pool_features() if kind == "pictures" else clip_pool_features()
     problems, digest, keys, rows = Problems(), hashlib.blake2b(digest_size=16), array("Q"), 0
     counts = dict.fromkeys((one.source.name for one in ingredients), 0)
@@ -193,18 +206,19 @@ def build_pool(
                 row["id"], rows = rows, rows + 1
                 caption = hashlib.blake2b(row["caption"].encode(), digest_size=8)
                 keys.append(int.from_bytes(caption.digest(), "little"))
-                digest.update(f"{row['source']}\0{row['key']}\0{row['media']}\0{row['caption']}\0".encode())
+                digest.update(repr(row).encode())
             writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=features.arrow_schema))
             bar.update(len(batch))
     if problems.found and on_problem == "stop":
-        (work / "pool.arrow").unlink()
-        kind_of, place, detail = problems.found[0]
+        discard(work)
+        kind_of, place, detail, _ = problems.found[0]
         raise DataError(
             f"{kind_of}: {place}: {detail} (and {len(problems.found) - 1} more). --on-problem skip leaves them out."
         )
     if problems.found:
         print("skipped " + ", ".join(f"{count:,} {name}" for name, count in problems.counts.items()), file=sys.stderr)
     if not rows:
+        discard(work)
         listed = ", ".join(f"{one.source.name} at {one.source.path}" for one in ingredients)
         raise DataError(f"expected {kind} of split {split!r} in {listed}; found none that can be used")
     with replacing(work / "caption_keys.npy") as part, part.open("wb") as file:
@@ -212,6 +226,20 @@ def build_pool(
     facts = {"rows": rows, "counts": counts, "skipped": problems.counts, "hash": digest.hexdigest(), "inputs": inputs}
     with atomic_writer(work / "pool.json") as lines:
         json.dump(facts, lines, indent=1, ensure_ascii=False)
+    return Pool(work)
+
+
+def discard(work: Path):
+    """A pool's folder, and the one above if nothing else is in it."""
+    open_pool.cache_clear()
+    shutil.rmtree(work)
+    if not any(work.parent.iterdir()):
+        work.parent.rmdir()
+
+
+@lru_cache(maxsize=1)
+def open_pool(work: Path) -> Pool:
+    """Once in each process."""
     return Pool(work)
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from modeling_seq2time.time_notation import NOTATIONS, render
 
+from .building import media_folders
 from .command import run
 from .files import replacing
 from .items import DataError
@@ -21,7 +22,8 @@ from .samples import Samples
 
 
 COLUMNS, THUMB, GAP = 12, 96, 4
-INK, PAPER, FRAME, QUIET = "#1b1b1b", "#ffffff", "#d1495b", "#8a8a8a"
+INK, PAPER, QUIET = "#1b1b1b", "#ffffff", "#8a8a8a"
+FRAMES = ("#d1495b", "#00798c", "#edae49", "#6a4c93")  # in turn, so that events that touch can be told apart
 
 
 def contact_sheet(sample: dict, notation: str = "text") -> Image.Image:
@@ -29,12 +31,14 @@ def contact_sheet(sample: dict, notation: str = "text") -> Image.Image:
     frames = [frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in sample["frames"]]
     is_image = sample["task"] in IMAGE_TASKS
     names = [str(place) for place in range(1, len(frames) + 1)]
-    marked = set(sample["targets"]) if is_image else set()
+    marked = dict.fromkeys(sample["targets"], FRAMES[0]) if is_image else {}
     if not is_image:
         times, length = sample["metadata"]["times"], sample["metadata"]["duration"]
         names = [f"{time:.1f}" for time in times]
         spans = [(target["start"] * length, target["end"] * length) for target in sample["targets"]]
-        marked = {place for place, time in enumerate(times, 1) if any(start <= time < end for start, end in spans)}
+        for number, (start, end) in enumerate(spans):
+            inside = [place for place, time in enumerate(times, 1) if start <= time < end]
+            marked |= dict.fromkeys(inside, FRAMES[number % len(FRAMES)])
     width = COLUMNS * (THUMB + GAP) + GAP
     label, font, small = 14, ImageFont.load_default(15), ImageFont.load_default(11)
     rows = -(-len(frames) // COLUMNS)
@@ -48,10 +52,10 @@ def contact_sheet(sample: dict, notation: str = "text") -> Image.Image:
         x = GAP + place % COLUMNS * (THUMB + GAP)
         y = GAP + place // COLUMNS * (THUMB + label + GAP)
         sheet.paste(ImageOps.pad(frame.convert("RGB"), (THUMB, THUMB), color="#efefef"), (x, y))
-        is_target = place + 1 in marked
-        if is_target:
-            pen.rectangle((x, y, x + THUMB - 1, y + THUMB - 1), outline=FRAME, width=3)
-        pen.text((x + THUMB / 2, y + THUMB + 1), name, fill=FRAME if is_target else QUIET, font=small, anchor="ma")
+        colour = marked.get(place + 1)
+        if colour:
+            pen.rectangle((x, y, x + THUMB - 1, y + THUMB - 1), outline=colour, width=3)
+        pen.text((x + THUMB / 2, y + THUMB + 1), name, fill=colour or QUIET, font=small, anchor="ma")
     y = rows * (THUMB + label + GAP) + GAP + 8
     for line in lines:
         pen.text((GAP + 4, y), line, fill=INK, font=font)
@@ -69,8 +73,7 @@ def main(arguments: list[str] | None = None):
     options.add_argument("--notation", default="text", choices=sorted(NOTATIONS))
     options.add_argument("--output", type=Path, required=True, help="PNG to write")
     args = options.parse_args(arguments)
-    folders = dict(text.split("=", 1) for text in args.media)
-    samples = Samples.load(args.set, args.config, args.split, folders)
+    samples = Samples.load(args.set, args.config, args.split, media_folders(args.media))
     if not 0 <= args.number < len(samples):
         raise DataError(f"--number {args.number}: {args.config} has records 0 to {len(samples) - 1}")
     sheet = contact_sheet(samples[args.number], args.notation)

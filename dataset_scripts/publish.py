@@ -14,23 +14,20 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi
 from tqdm import tqdm
 
-from .card import configs, descriptions, write_card
+from .card import configs, description_files, descriptions, write_card
 from .command import run
 from .items import DataError
 from .record import check
 
 
-PATTERNS = ["README.md", "*.json", "*/*.parquet"]
-
-
 def check_set(folder: Path) -> int:
     """Checks every record against its pool; how many there are."""
-    found = configs(folder)
-    if not found or not descriptions(folder):
-        raise DataError(f"{folder}: expected a set that the builders wrote, found no Parquet with its description")
     unfinished = [path.name for path in folder.glob(".*.unfinished")]
     if unfinished:
         raise DataError(f"{folder}: a build was interrupted ({', '.join(unfinished)}); run it again to finish it")
+    found = configs(folder)
+    if not found:
+        raise DataError(f"{folder}: expected a set that the builders wrote, found no Parquet with its description")
     sizes = {}
     for build in descriptions(folder):
         for task, count in build["counts"].items():
@@ -66,8 +63,10 @@ def main(arguments: list[str] | None = None):
             raise DataError(f"--with-media {name}: there is no such folder in {args.folder}")
     records = check_set(args.folder)
     write_card(args.folder, args.repo_id)
-    patterns = [*PATTERNS, *(f"{name}/**" for name in args.with_media)]
-    files = sorted({file for pattern in patterns for file in args.folder.glob(pattern) if file.is_file()})
+    files = [args.folder / "README.md", *description_files(args.folder)]
+    files += [file for splits in configs(args.folder).values() for shards in splits.values() for file in shards]
+    files += [file for name in args.with_media for file in (args.folder / name).rglob("*") if file.is_file()]
+    files = sorted(set(files))
     size = sum(file.stat().st_size for file in files)
     print(f"{args.repo_id}: {records:,} records checked, {len(files):,} files, {size / 1e6:,.1f} MB")
     if args.dry_run:

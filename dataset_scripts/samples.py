@@ -51,9 +51,11 @@ class Samples:
     @classmethod
     def load(cls, path: str, config: str, split: str = "train", folders: Mapping[str, str | Path] = {}, **options):
         """Of a set in a folder or on the Hub. A source whose media lie in the set itself needs no folder."""
-        records = load_dataset(str(path), config, split=split)
+        if config.endswith("_pool"):
+            raise DataError(f"{config}: expected a configuration of records, found a pool")
+        records = _load(str(path), config, split)
         own = {child.name: child for child in Path(path).iterdir() if child.is_dir()} if Path(path).is_dir() else {}
-        pool = load_dataset(str(path), pool_of(config), split=split)
+        pool = _load(str(path), pool_of(config), split)
         return cls(records, pool, own | dict(folders), **options)
 
     def __len__(self) -> int:
@@ -61,6 +63,9 @@ class Samples:
 
     def __getitem__(self, number: int) -> dict:
         """The record with `frames`, a list of pictures or arrays, and `metadata`, their times for the processor."""
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"expected a record from 0 to {len(self) - 1}, found {number}")
+        number %= len(self)
         record = self.records[number]
         check(record, len(self.pool))
         if record["task"] in IMAGE_TASKS:
@@ -131,6 +136,13 @@ def shown_at(path: Path, times: np.ndarray, size: tuple[int, int] | None = None)
     unique = sorted(set(places))
     frames = dict(zip(unique, reader.read(unique)[0], strict=True))
     return [frames[place] for place in places]
+
+
+def _load(path: str, config: str, split: str) -> Dataset:
+    try:
+        return load_dataset(path, config, split=split)
+    except (ValueError, FileNotFoundError) as error:  # of what isn't there; both say what is
+        raise DataError(f"{path}, {config}, {split}: {error}") from error
 
 
 def pool_of(config: str) -> str:

@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
+
 
 TEMPLATES_FILE = Path(__file__).with_name("templates.toml")
 TEMPLATES = tomllib.loads(TEMPLATES_FILE.read_text(encoding="utf-8"))
@@ -27,6 +29,10 @@ def fill(template: str, *values: str) -> str:
                 ends = "."
         text += inserted + following.removeprefix(ends)
     return text
+
+
+def pick(rng: np.random.Generator, templates: list[str]) -> str:
+    return templates[rng.integers(len(templates))]
 
 
 def ordinal(number: int) -> str:

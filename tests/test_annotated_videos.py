@@ -19,8 +19,14 @@ def sources(tmp_path_factory):
     anet = folder / "timeit" / "data" / "dense_video_captioning" / "anet"
     write_clip(anet / "v_a.mp4", 2, 6.0)
     answer = "0.0 - 2.0 seconds, cook for 30 seconds.  2.0 - 6.4 seconds, he stands."
+    starts = "0.5 seconds, a sign ]] - [[ says. 3.0 seconds, the end."
     (anet / "instruct_dvc_0k_anet.json").write_text(
-        json.dumps([{"video": "v_a.mp4", "QA": [{"q": "What happens?", "a": answer}]}])
+        json.dumps(
+            [
+                {"video": "v_a.mp4", "QA": [{"q": "What happens?", "a": answer}]},
+                {"video": "v_a.mp4", "QA": [{"q": "When?", "a": starts}]},
+            ]
+        )
     )
     write_clip(folder / "own" / "b.mp4", 3, 8.0)
     events = [{"start": 4.0, "end": 6.0, "caption": "Two."}, {"windows": [[0, 1], [7, 8]], "caption": "one"}]
@@ -54,7 +60,8 @@ def text(row, role=1, notation="text"):
 
 
 def test_dialogues_keep_their_words_and_get_marks(built):
-    (row,) = [row for name, row in rows(built, "video_dense_captioning").items() if name.startswith("timeit/")]
+    row, starts = (row for name, row in rows(built, "video_dense_captioning").items() if name.startswith("timeit/"))
+    assert [(target["start"] * 6, target["end"] * 6) for target in starts["targets"]] == [(0.5, 0.5), (3.0, 3.0)]
     assert row["messages"][1]["content"] == (
         "[[0.0/6.0 s]] - [[2.0/6.0 s]] seconds, cook for 30 seconds.  [[2.0/6.0 s]] - [[6.0/6.0 s]] seconds, he stands."
     )
@@ -96,7 +103,7 @@ def test_records_refer_to_their_own_video(built, sources, tmp_path):
         (shard,) = (folder / "video_pool").glob("*.parquet")
         pool = {row["id"]: f"{row['source']}/{row['key']}" for row in pq.read_table(shard).to_pylist()}
         records = rows(folder, "video_grounding") | rows(folder, "video_dense_captioning")
-        assert len(records) == 7 and len(pool) == 4
+        assert len(records) == 8 and len(pool) == 5
         for name, row in records.items():
             assert name.startswith(pool[row["sequence"][0]["clip"]]), name
     assert len(list((tmp_path / "set" / "video_grounding").glob("*.parquet"))) == 5

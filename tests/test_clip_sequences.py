@@ -13,7 +13,7 @@ from dataset_scripts.items import DataError
 from dataset_scripts.samples import Samples
 from modeling_seq2time.time_notation import marks
 from modeling_seq2time.video_decoding import open_video
-from tests.sources import ACTIONS, is_colour, write_clips, write_lines
+from tests.sources import ACTIONS, is_colour, write_clip, write_clips, write_lines
 from tests.videos import read_number, write_video
 
 
@@ -159,8 +159,18 @@ def test_clips_without_captions_and_too_few_classes(tmp_path):
         build(folder, tmp_path / "more", "--labels-as-captions", "--max-clips", "10")
 
 
+def test_changed_clips_are_another_set(tmp_path):
+    folder = write_clips(tmp_path / "source", 6)
+    build(folder, tmp_path / "set", "--num-instances", "20")
+    write_clip(folder / "0.mp4", 0, 3.0)
+    with pytest.raises(DataError, match="--overwrite"):
+        build(folder, tmp_path / "set", "--num-instances", "20")
+    build(folder, tmp_path / "set", "--num-instances", "20", "--overwrite")
+    assert rows(tmp_path / "set", "clip_pool")[0]["duration"] == pytest.approx(3.0)
+
+
 def test_shared_pools_of_clips(source, tmp_path):
-    options = ("--num-instances", "64", "--max-clips", "3", "--shared-pool", "8", "--shared-sequences", "16")
+    options = ("--num-instances", "64", "--max-clips", "6", "--shared-pool", "8", "--shared-sequences", "16")
     build(source, tmp_path, *options)
     records = rows(tmp_path, "dense_captioning") + rows(tmp_path, "grounding")
     groups = {row["group"]: set() for row in records}

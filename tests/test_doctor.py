@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,12 +16,17 @@ from tests.sources import write_clip, write_lines, write_pictures
 
 
 def run(name, path, tmp_path, **options):
-    """Counts, entries by key, and the report's lines by kind."""
+    """Counts over all splits, entries by key, and the report's lines by kind."""
     lock = doctor.examine(open_source(name, str(path)), tmp_path / "locks", num_proc=1, **options)
     header, *entries = map(json.loads, lock.read_text().splitlines())
     report = lock.with_name(lock.name.replace("lock.jsonl", "report.txt")).read_text().splitlines()
     problems = [line.split("\t") for line in report if "\t" in line]
-    return header["counts"], {entry["key"]: entry for entry in entries}, problems
+    counts = Counter()
+    for found in header["counts"].values():
+        counts.update(found)
+    for entry in entries:
+        assert entry.pop("split") in header["counts"]
+    return counts, {entry["key"]: entry for entry in entries}, problems
 
 
 def test_bad_pictures_are_named_and_counted(tmp_path):
@@ -36,7 +42,7 @@ def test_bad_pictures_are_named_and_counted(tmp_path):
     write_lines(folder / "captions.jsonl", rows)
     counts, entries, problems = run("folder", folder, tmp_path)
     assert list(entries) == ["0.png", "5.png", "6.png", "7.png"]
-    expected = {"expected": 9, "present": 8 - 3 + 1, "usable": 4, "corrupt": 2, "missing": 1}
+    expected = {"expected": 10, "present": 8 - 3 + 1, "usable": 4, "corrupt": 2, "missing": 1}
     expected |= {"empty caption": 1, "duplicate id": 1, "malformed": 1}
     assert {name: count for name, count in counts.items() if count} == expected
     places = {(kind, place.rpartition(" ")[2]) for kind, place, _ in problems}
@@ -87,7 +93,7 @@ def test_crops_and_durations(tmp_path):
     assert (entries["part"]["start"], entries["part"]["end"], entries["part"]["duration"]) == (2.0, 6.0, 4.0)
     assert entries["clip"]["duration"] == pytest.approx(9.0)
     assert set(entries) == {"short.mp4", "part", "clip"}
-    assert (counts["duration mismatch"], counts["crop mismatch"]) == (2, 1)
+    assert (counts["duration mismatch"], counts["crop mismatch"], counts["other duration"]) == (1, 1, 1)
 
 
 def test_crops_that_ids_name(tmp_path):
@@ -95,18 +101,23 @@ def test_crops_that_ids_name(tmp_path):
     write_clip(folder / "aaaaaaaaaaa_0.0_4.0.mp4", 0, 4.0)
     write_clip(folder / "bbbbbbbbbbb_2.0_6.0.mp4", 0, 9.0)
     write_clip(folder / "ccccccccccc.mp4", 0, 9.0)
-    rows = [
-        {"qid": number, "query": "q", "duration": 4, "vid": vid, "relevant_windows": [[0, 2]], "relevant_clip_ids": [0],
-         "saliency_scores": [[4, 3, 2]]}
-        for number, vid in enumerate(("aaaaaaaaaaa_0.0_4.0", "bbbbbbbbbbb_2.0_6.0", "ccccccccccc_2.0_6.0"))
-    ]  # fmt: skip
+    names = ["aaaaaaaaaaa_0.0_4.0", "bbbbbbbbbbb_2.0_6.0", "ccccccccccc_2.0_6.0", "ddddddddddd_660.0_810.0"]
+    names.append("ccccccccccc_5.0_99.0")
+    common = {"query": "q", "duration": 4, "relevant_windows": [[0, 2]], "relevant_clip_ids": [0]}
+    common["saliency_scores"] = [[4, 3, 2]]
+    rows = [{"qid": number, "vid": name} | common for number, name in enumerate(names)]
+    # The data set's own README has a video that is shorter than its name says.
+    write_clip(folder / "ddddddddddd_660.0_810.0.mp4", 0, 4.0)
     write_lines(folder / "highlight_train_release.jsonl", rows)
     counts, entries, problems = run("qvhighlights", folder, tmp_path)
-    assert set(entries) == {"aaaaaaaaaaa_0.0_4.0", "ccccccccccc_2.0_6.0"}
+    assert set(entries) == {
+        "aaaaaaaaaaa_0.0_4.0", "ccccccccccc_2.0_6.0", "ddddddddddd_660.0_810.0", "ccccccccccc_5.0_99.0",
+    }  # fmt: skip
+    assert (entries["ccccccccccc_5.0_99.0"]["start"], entries["ccccccccccc_5.0_99.0"]["end"]) == (5.0, 9.0)
     assert entries["ccccccccccc_2.0_6.0"] | {"key": ""} == {
         "key": "", "media": "ccccccccccc.mp4", "start": 2.0, "end": 6.0, "duration": 4,
     }  # fmt: skip
-    assert counts["crop mismatch"] == 1 and "9.00 s" in problems[0][2]
+    assert counts["duration mismatch"] == 1 and "9.00 s" in problems[0][2]
 
 
 def test_truncated_videos_and_late_times_in_dialogues(tmp_path):
@@ -188,3 +199,105 @@ def test_annotations_of_another_name_and_our_own_files(tmp_path):
         DataError, match=r"expected annotations named captions.jsonl or metadata.jsonl, found mine.jsonl"
     ):
         doctor.main(["folder", str(folder)])
+
+
+def test_files_of_an_own_folder_are_those_that_it_names(tmp_path):
+    """A picture of the same name elsewhere, or of another type, is another picture."""
+    folder = write_pictures(tmp_path / "source", 2)
+    (folder / "dogs").mkdir()
+    (folder / "1.png").rename(folder / "dogs" / "1.png")
+    counts, entries, problems = run("folder", folder, tmp_path)
+    assert list(entries) == ["0.png"] and counts["missing"] == 1 and "'1.png'" in problems[0][2]
+
+
+def test_parts_and_durations_of_clips(tmp_path):
+    folder = tmp_path / "source"
+    write_clip(folder / "a.mp4", 0, 9.0)
+    rows = [{"file": "a.mp4", "start": 2.0, "end": 6.0, "duration": 9.0, "label": "x"}]
+    rows.append(rows[0] | {"id": "b", "events": [{"start": 0.5, "end": 1.0, "caption": "x"}]})
+    write_lines(folder / "captions.jsonl", rows)
+    counts, entries, _ = run("folder", folder, tmp_path)
+    assert entries["a.mp4"] | {"key": ""} == {"key": "", "media": "a.mp4", "start": 2.0, "end": 6.0, "duration": 4.0}
+    assert "b" not in entries and counts["duration mismatch"] == 1 and counts["other duration"] == 1
+
+
+def test_splits_have_ids_and_counts_of_their_own(tmp_path):
+    folder = tmp_path / "charades"
+    write_clip(folder / "AAAAA.mp4", 0, 5.0)
+    for split, line in (("train", "AAAAA 0.0 3.0##a"), ("test", "AAAAA 4.0 1.0##b")):
+        (folder / f"charades_sta_{split}.txt").write_text(line)
+    lock = doctor.examine(open_source("charades_sta", str(folder)), tmp_path / "locks", num_proc=1)
+    header, entry = doctor.lock_lines(lock)
+    assert (entry["key"], entry["split"]) == ("AAAAA", "train")
+    assert header["counts"]["train"] == {"expected": 1, "events": 1, "present": 1, "usable events": 1, "usable": 1}
+    assert header["counts"]["test"]["inverted"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("folder", "captions.jsonl"), ("charades_sta", "charades_sta_train.txt"), ("kinetics", "train.csv")],
+)
+def test_a_byte_order_mark_is_no_text(tmp_path, name, file):
+    folder = tmp_path / "source"
+    write_clip(folder / "AAAAA.mp4", 0, 5.0)
+    write_clip(folder / "AAAAA_000001_000006.mp4", 0, 5.0)
+    text = {"folder": '{"file": "AAAAA.mp4", "label": "x"}', "charades_sta": "AAAAA 0.0 3.0##a"}
+    text["kinetics"] = "youtube_id,time_start,time_end,split,label\nAAAAA,1,6,train,x"
+    (folder / file).write_text(text[name], encoding="utf-8-sig")
+    counts, entries, _ = run(name, folder, tmp_path)
+    assert len(entries) == 1 and counts["expected"] == counts["usable"] == 1
+
+
+def test_names_that_are_hard_to_read(tmp_path):
+    folder = write_pictures(tmp_path / "so[me] folder", 3)
+    for number, name in enumerate(("a#1.png", "b [x].PNG")):
+        (folder / f"{number}.png").rename(folder / name)
+    rows = [{"file": name, "caption": name} for name in ("a#1.png", "b [x].PNG", "2.png")]
+    rows.append({"file": "2.png", "id": "half", "caption": "\ud83d half a letter"})
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "captions.jsonl").write_text(text)
+    (folder / "loop").symlink_to(folder, target_is_directory=True)
+    counts, entries, _ = run("folder", folder, tmp_path)
+    assert list(entries) == ["a#1.png", "b [x].PNG", "2.png"] and counts["malformed"] == 1
+
+
+def test_thumbnails_and_links_make_nothing_ambiguous(tmp_path):
+    folder = tmp_path / "charades"
+    write_clip(folder / "videos" / "AAAAA.mp4", 0, 5.0)
+    Image.new("RGB", (8, 8)).save(folder / "videos" / "AAAAA.jpg")
+    (folder / "videos" / "up").symlink_to(folder, target_is_directory=True)
+    (folder / "charades_sta_train.txt").write_text("AAAAA 0.0 3.0##a")
+    _, entries, _ = run("charades_sta", folder, tmp_path)
+    assert entries["AAAAA"]["media"] == "videos/AAAAA.mp4"
+
+
+def test_more_kinds_of_parquet(tmp_path):
+    picture = (write_pictures(tmp_path / "one", 1) / "0.png").read_bytes()
+    for folder in ("bytes", "lists", "broken"):
+        (tmp_path / folder).mkdir()
+    pq.write_table(pa.table({"image": [picture, b"nothing"], "caption": ["a", "b"]}), tmp_path / "bytes" / "a.parquet")
+    counts, entries, _ = run("hub_images", tmp_path / "bytes", tmp_path)
+    assert list(entries) == ["a.parquet#image#0"] and counts["corrupt"] == 1
+    turns = [{"from": ["human", "gpt"], "value": ["Describe.", "A kite."]}, {"from": ["human"], "value": ["?"]}]
+    cells = [{"bytes": picture, "path": None}] * 2
+    pq.write_table(pa.table({"image": cells, "conversations": turns}), tmp_path / "lists" / "a.parquet")
+    counts, entries, _ = run("llava_recap", tmp_path / "lists", tmp_path)
+    assert len(entries) == 1 and counts["malformed"] == 1
+    whole = (tmp_path / "lists" / "a.parquet").read_bytes()
+    (tmp_path / "broken" / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"broken/a.parquet: expected a Parquet file that can be read"):
+        run("llava_recap", tmp_path / "broken", tmp_path)
+
+
+def test_a_picture_too_large_to_open_is_corrupt(tmp_path, monkeypatch):
+    folder = write_pictures(tmp_path / "source", 2)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    counts, _, problems = run("folder", folder, tmp_path)
+    assert counts["corrupt"] == 2 and "exceeds limit" in problems[0][2]
+
+
+def test_a_spoilt_lock_file_is_named(tmp_path):
+    for text in ("", "{}\nnonsense\n"):
+        (tmp_path / "x.lock.jsonl").write_text(text)
+        with pytest.raises(DataError, match=r"x.lock.jsonl: .*expected what the doctor writes"):
+            list(doctor.lock_lines(tmp_path / "x.lock.jsonl"))

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dataset_scripts import image_sequences
+from dataset_scripts import doctor, image_sequences
 from dataset_scripts.building import numbering, parse_mix, shares
+from dataset_scripts.command import run
 from dataset_scripts.image_sequences import draw
 from dataset_scripts.items import DataError
 from dataset_scripts.wording import TEMPLATES
@@ -136,13 +137,21 @@ def stopped_in_the_middle(source, output, by, *options):
         "2",
     ]
     command += ["--output", str(output), *options]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    # Where tests run in the background, SIGINT may be ignored, and children inherit that.
+    unblock = {
+        "start_new_session": True,
+        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    }
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **unblock)
     for _ in range(1200):
         if len(list(output.glob("*/*.parquet"))) >= 3:
             break
         time.sleep(0.05)
-    os.killpg(process.pid, by)  # as Ctrl-C does: to all processes
-    _, errors = process.communicate(timeout=60)
+    if by == signal.SIGINT:
+        os.killpg(process.pid, by)  # as Ctrl-C does: to all processes
+    else:
+        process.send_signal(by)
+    _, errors = process.communicate(timeout=60)  # which waits for all who hold the pipe
     return process.returncode, errors
 
 
@@ -160,9 +169,10 @@ def test_a_killed_build_goes_on_where_it_stopped(source, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interruption_says_how_to_go_on(source, tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_says_how_to_go_on(source, tmp_path, by):
     options = ("--num-instances", "60000", "--shard-size", "200")
-    code, errors = stopped_in_the_middle(source, tmp_path / "set", signal.SIGINT, *options)
+    code, errors = stopped_in_the_middle(source, tmp_path / "set", by, *options)
     assert code == 130 and "Traceback" not in errors
     assert errors.rstrip().endswith("interrupted; the same command goes on from here")
     assert not list(tmp_path.glob("set/*/.*.part"))
@@ -173,7 +183,7 @@ def test_another_build_is_refused_or_replaced_whole(source, tmp_path):
     first = files(tmp_path)
     with pytest.raises(DataError, match="--overwrite"):
         build(source, tmp_path, "--num-instances", "60")
-    assert files(tmp_path) == first
+    assert files(tmp_path) == first and not (tmp_path / ".work").exists()
     build(source, tmp_path, "--num-instances", "60", "--overwrite", "--tasks", "iig,alr")
     assert len(records(tmp_path)) == 60 and not records(tmp_path, "iic")
     assert "iic" not in (tmp_path / "README.md").read_text().split("---")[1]
@@ -223,6 +233,7 @@ def test_draw_is_uniform_and_in_random_order():
         (("--tasks", "iig,xyz"), "expected tasks of iig, iic, alr"),
         (("--tasks", "iig:0"), "a weight above 0"),
         (("--num-instances", "0"), "--num-instances: expected at least 1, found 0"),
+        (("--seed", "-1"), "--seed: expected at least 0, found -1"),
         (("--max-targets", "97"), "--max-targets ≤ --sequence-length"),
         (("--sequence-length", "131"), "131 pictures of different captions are needed, the pool has 130"),
         (("--split", "test"), "expected pictures of split 'test' in folder at .* found none"),
@@ -268,7 +279,7 @@ def test_the_lock_file_decides_what_goes_in(source, tmp_path):
     assert [row["key"] for row in pool] == [f"{number}.png" for number in range(9)]
     rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
     write_lines(folder / "captions.jsonl", rows[:11])
-    with pytest.raises(DataError, match=r"the annotations changed since; run the doctor again"):
+    with pytest.raises(DataError, match=r"the annotations or options changed since; run the doctor again"):
         build(folder, tmp_path / "three", *options)
 
 
@@ -305,3 +316,16 @@ def test_several_places_of_one_reader(source, tmp_path):
     with pytest.raises(DataError, match="folder was named before; folder:ALIAS=PATH tells two apart"):
         arguments = ["--source", f"folder={source}", "--source", f"folder={other}"]
         image_sequences.main([*arguments, "--output", str(tmp_path / "again"), "--num-proc", "1"])
+
+
+def test_a_lock_of_other_files_is_not_meant(source, tmp_path):
+    folder = write_pictures(tmp_path / "source", 12)
+    (folder / "more").mkdir()
+    write_lines(folder / "more" / "captions.jsonl", [{"file": "x.png", "caption": "gone"}])
+    run(lambda: doctor.main(["folder", str(folder), "--num-proc", "1"]))
+    options = ("--num-instances", "9", "--sequence-length", "8")
+    build(folder / "captions.jsonl", tmp_path / "set", *options)
+    with pytest.raises(DataError, match="12 of 13 can be used; problems: 1 missing"):
+        build(folder, tmp_path / "other", *options)
+    with pytest.raises(DataError, match="expected a path without"):
+        build(source, tmp_path / "a [set]", *options)

@@ -90,7 +90,11 @@ def test_dry_run_lists_what_would_go(built, capsys):
         "iig", "iic", "alr", "dense_captioning", "grounding", "image_pool", "clip_pool",
     ]  # fmt: skip
     assert head["pretty_name"] == "sequences" and 'load_dataset("someone/sequences", "iig", split="train")' in card
-    assert "licence: the user's own" in card and "20 expected, 20 present, 20 usable" in card and "seed 0" in card
+    assert (
+        "licence: the user's own" in card
+        and "examined: 20 expected, 20 present, 20 usable" in card
+        and "seed 0" in card
+    )
     assert str(built) not in card and str(built.parent) not in card, "no path of this machine"
     for file in built.glob("*.json"):
         assert str(built.parent) not in file.read_text()
@@ -141,6 +145,22 @@ def test_a_spoilt_set_is_not_published(source, tmp_path, change, message):
     build(source, tmp_path)
     spoil(next(tmp_path.glob("iig/*.parquet")), change)
     with pytest.raises(DataError, match=message):
+        publish.main([str(tmp_path), "--repo-id", "someone/sequences", "--dry-run"])
+
+
+def test_other_parquet_in_the_folder_is_none_of_the_set(source, tmp_path, capsys):
+    build(source, tmp_path)
+    (tmp_path / "captions").mkdir()
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "captions" / "captions-0.parquet")
+    (tmp_path / "notes.json").write_text("{}")
+    publish.main([str(tmp_path), "--repo-id", "someone/sequences", "--dry-run"])
+    assert "captions" not in yaml.safe_dump(
+        yaml.safe_load((tmp_path / "README.md").read_text().split("---")[1])["configs"]
+    )
+    printed = capsys.readouterr().out.partition("records checked")[2]
+    assert "captions-0" not in printed and "notes" not in printed
+    (tmp_path / ".image_sequences.train.unfinished").write_text("{}")
+    with pytest.raises(DataError, match="a build was interrupted"):
         publish.main([str(tmp_path), "--repo-id", "someone/sequences", "--dry-run"])
 
 

@@ -90,6 +90,18 @@ def test_missing_media_are_an_error_that_names_them(built, source, tmp_path):
         Samples.load(built, "iig", folders={"folder": tmp_path})[0]
 
 
+def test_records_that_are_not_there(built, source):
+    samples = Samples.load(built, "iig", folders={"folder": source})
+    assert samples[-1]["id"] == samples[3]["id"]
+    with pytest.raises(IndexError, match="expected a record from 0 to 3, found 4"):
+        samples[4]
+    for config, message in (("xyz", "BuilderConfig 'xyz' not found"), ("image_pool", "expected a configuration of")):
+        with pytest.raises(DataError, match=message):
+            Samples.load(built, config)
+    with pytest.raises(DataError, match="test"):
+        Samples.load(built, "iig", split="test")
+
+
 def test_a_spoilt_record_is_an_error(built, source):
     samples = Samples.load(built, "iig", folders={"folder": source})
     samples.records = samples.records.map(lambda row: row | {"targets": [9]}, load_from_cache_file=False)

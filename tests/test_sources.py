@@ -35,7 +35,7 @@ def read(tmp_path):
             content = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines)
         file.write_text(content, encoding="utf-8")
         problems = Problems()
-        return list(module.read(file, problems)), problems.found
+        return list(module.read(file, problems)), [found[:3] for found in problems.found]
 
     return run
 
@@ -204,7 +204,7 @@ def test_activitynet_has_two_reference_sets(tmp_path):
     ]
     assert all(item.events == [Event("A man sits.", [(6.94, 69.08)], "0")] and item.duration == 73.1 for item in items)
     assert problems.counts == {"empty caption": 3, "malformed": 1}
-    assert problems.found[-1][1:] == (
+    assert problems.found[-1][1:3] == (
         "val_2.json: v_short",
         "expected as many timestamps as sentences, found 2 timestamps, 1 sentences",
     )

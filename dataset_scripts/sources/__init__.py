@@ -15,7 +15,7 @@ from types import ModuleType
 from urllib.parse import parse_qsl
 
 from ..items import DataError, Item, Problems
-from ..media import PICTURES
+from ..media import PICTURES, parquet_cell
 from .reading import annotation_files
 
 
@@ -53,7 +53,7 @@ class Source:
         """pictures, clips or videos."""
         if self.module.KIND != "any":
             return self.module.KIND
-        if "#" in item.names[0] or PurePosixPath(item.names[0]).suffix.lower() in PICTURES:
+        if parquet_cell(item.names[0]) or PurePosixPath(item.names[0]).suffix.lower() in PICTURES:
             return "pictures"
         return "videos" if item.events or item.turns else "clips"
 

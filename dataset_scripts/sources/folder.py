@@ -5,17 +5,29 @@ Your own pictures, clips or videos: `captions.jsonl` beside them, one object per
     {"file": "b.mp4", "caption": "a man juggles three balls", "label": "juggling balls"}
     {"file": "c.mp4", "duration": 61.2, "events": [{"start": 3.5, "end": 9.0, "caption": "a door opens"}]}
 
-Optional: `id` (default: the file), `split` (train, validation, test), `duration`, `start` and `end` (the part of the
-file that is meant), `windows` of an event that happens several times ([[3.5, 9.0], [20, 24]] in place of start and
-end). A `metadata.jsonl` with `file_name` and `text`, as `datasets`' image folders have, is read too. Several such
-files may lie below one folder.
+Optional: `id` (default: the file), `split` (train, validation, test), `start` and `end` (the part of the file that is
+meant), `duration` (of that part), `windows` of an event that happens several times ([[3.5, 9.0], [20, 24]] in place
+of start and end). A `metadata.jsonl` with `file_name` and `text`, as `datasets`' image folders have, is read too.
+Several such files may lie below one folder.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from ..items import Event, Item, Problems
-from .reading import Malformed, annotation_files, get, read_jsonl, seconds, span, split_of
+from .reading import (
+    annotation_files,
+    get,
+    identifier,
+    kept,
+    numbered,
+    read_jsonl,
+    seconds,
+    span,
+    subset,
+    text,
+)
 
 
 KIND = "any"
@@ -27,55 +39,33 @@ LICENCE = "the user's own"
 def read(path: Path, problems: Problems) -> Iterator[Item]:
     root = path if path.is_dir() else path.parent
     for file in annotation_files(path, FILES):
-        below = file.parent.relative_to(root)
-        for line, row in read_jsonl(file, problems):
-            place = line if below == Path() else f"{below.as_posix()}/{line}"
-            try:
-                yield _item(row, place, below, problems)
-            except Malformed as error:
-                problems.add("malformed", place, str(error))
+        below = file.parent.relative_to(root).as_posix()
+        lead = "" if below == "." else f"{below}/"
+        rows = ((f"{lead}{line}", row, lead) for line, row in read_jsonl(file, problems))
+        yield from kept(problems, partial(_item, problems), rows)
 
 
-def _item(row: dict, place: str, below: Path, problems: Problems) -> Item:
-    name = (below / get(row, "file" if "file" in row else "file_name", str)).as_posix()
-    optional = {field: seconds(row[field], field) for field in ("duration", "start", "end") if field in row}
+def _item(problems: Problems, place: str, row: dict, lead: str) -> Item:
+    name = lead + text(row, "file" if "file" in row else "file_name")
+    words = {field: get(row, field, str).strip() for field in ("caption", "text", "label") if field in row}
+    events = numbered(place, get(row, "events", list)) if "events" in row else ()
     return Item(
-        key=str(row.get("id", name)),
+        key=identifier(row, "id") if "id" in row else name,
         names=(name,),
         place=place,
-        split=split_of(get(row, "split", str), "") or _no_split(row) if "split" in row else "train",
-        caption=get(row, "caption" if "caption" in row else "text", str).strip()
-        if {"caption", "text"} & set(row)
-        else "",
-        label=get(row, "label", str).strip() if "label" in row else "",
-        events=[event for event in (_event(*one, place, problems) for one in _numbered(row)) if event],
-        **optional,
+        split=subset(row, "split") if "split" in row else "train",
+        caption=words.get("caption") or words.get("text") or "",
+        label=words.get("label", ""),
+        events=[*kept(problems, _event, events)],
+        exact=True,
+        **{field: seconds(row[field], field) for field in ("duration", "start", "end") if field in row},
     )
 
 
-def _numbered(row: dict):
-    return enumerate(get(row, "events", list)) if "events" in row else ()
-
-
-def _event(number: int, event: dict, place: str, problems: Problems) -> Event | None:
-    place = f"{place}, event {number}"
-    try:
-        caption = get(event, "caption", str).strip()
-        windows = (
-            [span(window, "windows") for window in get(event, "windows", list)]
-            if "windows" in event
-            else [
-                (seconds(get(event, "start", (int, float)), "start"), seconds(get(event, "end", (int, float)), "end"))
-            ]
-        )
-    except Malformed as error:
-        problems.add("malformed", place, str(error))
-        return None
-    if not caption:
-        problems.add("empty caption", place, "expected what happens, found an empty caption")
-        return None
+def _event(place: str, number: int, event: dict) -> Event:
+    caption = text(event, "caption")
+    if "windows" in event:
+        windows = [span(window, "windows") for window in get(event, "windows", list)]
+    else:
+        windows = [tuple(seconds(get(event, side, (int, float)), side) for side in ("start", "end"))]
     return Event(caption, windows, id=str(number))
-
-
-def _no_split(row: dict):
-    raise Malformed(f"field 'split': expected train, validation or test, found {row['split']!r}")

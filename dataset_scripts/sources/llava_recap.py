@@ -7,11 +7,8 @@ second turn's value) and mostly `id`. PATH is a folder of shards, or a repositor
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from ..items import Item, Problems
 from .parquet import read_pictures
-from .reading import annotation_files
 
 
 KIND = "pictures"
@@ -21,11 +18,11 @@ LICENCE = "see the data set's card on the Hub; COCO's, BLIP's and CC3M's picture
 
 
 def read(path: Path, problems: Problems) -> Iterator[Item]:
-    first = annotation_files(path, FILES)[0]
-    key = "id" if "id" in pq.read_schema(first).names else None
-    return read_pictures(path, problems, "image", "conversations", key, _caption)
+    return read_pictures(path, problems, "image", "conversations", "id", _caption, key_is_optional=True)
 
 
 def _caption(turns) -> str | None:
-    """The answer to "describe the picture"."""
-    return turns[1].get("value") if turns is not None and len(turns) >= 2 else None
+    """The answer to "describe the picture"; older files have an object of lists in place of a list of objects."""
+    if isinstance(turns, dict):
+        turns = [{"value": value} for value in turns.get("value") or ()]
+    return turns[1].get("value") if turns and len(turns) >= 2 and turns[1] else None

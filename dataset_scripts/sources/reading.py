@@ -58,7 +58,7 @@ def subset(row: dict, name: str) -> str:
 def read_json(path: Path, expected: type):
     """A JSON file whose top level is a dict or a list. A key that stands twice in an object is an error."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_distinct)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
     except ValueError as error:
         raise DataError(f"{path}: expected JSON: {error}") from error
     if not isinstance(content, expected):
@@ -84,7 +84,7 @@ def read_database(path: Path) -> Iterator[tuple[str, str, object]]:
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     """(place, line) of each line that isn't blank."""
-    with _opened(path, "utf-8") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield f"{path.name}: line {number}", line.strip()
@@ -106,7 +106,7 @@ def read_jsonl(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]:
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     """(place, row) of each row. A missing column makes the whole file unusable."""
-    with _opened(path, "utf-8-sig", newline="") as lines:
+    with _opened(path, newline="") as lines:
         rows = csv.DictReader(lines)
         for column in columns:
             if column not in (rows.fieldnames or ()):
@@ -200,6 +200,8 @@ def get(row: dict, name: str, kind: type | tuple[type, ...]):
     value = row[name]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise Malformed(f"field {name!r}: expected a {_kind(kind)}, found {value!r:.60}")
+    if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise Malformed(f"field {name!r}: expected text, found half of a surrogate pair: {value!r:.60}")
     return value
 
 
@@ -222,9 +224,9 @@ def span(value, name: str) -> tuple[float, float]:
 
 
 @contextmanager
-def _opened(path: Path, encoding: str, **options):
+def _opened(path: Path, **options):
     try:
-        with path.open(encoding=encoding, **options) as lines:
+        with path.open(encoding="utf-8-sig", **options) as lines:
             yield lines
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: expected text in UTF-8: {error}") from error
