@@ -197,6 +197,9 @@ def build(
             shards.append(Shard(args.output / facts["configs"][task] / file, task, own, first))
     with atomic_writer(unfinished) as lines:
         json.dump(facts, lines)
+    for config in facts["configs"].values():  # what a killed build had begun to write
+        for part in (args.output / config).glob(f".{args.split}-*.part"):
+            part.unlink()
     todo = [shard for shard in shards if not shard.path.exists()]
     with tqdm(total=sum(counts.values()), desc="instances", unit_scale=True, disable=None) as bar:
         bar.update(sum(len(shard.numbers) for shard in shards if shard.path.exists()))
