@@ -22,9 +22,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .doctor import examine, locate, lock_header, lock_lines
+from .doctor import examine, lock_header, lock_lines
 from .files import atomic_writer, replacing
 from .items import DataError, Item, Problems
+from .judging import locate
 from .media import Finder
 from .record import clip_pool_features, image_pool_features
 from .sources import Source
