@@ -49,9 +49,7 @@ class Clip(NamedTuple):
         """The left edges of equal intervals of its frames, and what processors want to know about them."""
         start, end = self.entry["start"], self.entry["end"]
         reader = open_video(str(video_path(self.folder, self.entry["media"])))
-        inside = reader.between(start, end)
-        if not len(inside):  # the last frame before is still shown
-            inside = reader.between(0.0, start)[-1:]
+        inside = reader.shown(start, end)
         picks = uniform_indices(len(inside), num_frames)
         facts = {"total_num_frames": len(inside), "fps": len(inside) / (end - start), "duration": end - start}
         return reader.read(inside[picks])[0], facts | {"frames_indices": picks.tolist()}

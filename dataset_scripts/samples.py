@@ -107,13 +107,13 @@ class Samples:
     def _one_clip(self, rows: dict, rate: float, length: float, rng) -> tuple[list[np.ndarray], dict]:
         """A video as the processor itself would sample it: by its frames, with their own timestamps."""
         reader = open_video(str(self._file(rows, 0)), size=self.size)
-        inside = reader.between(rows["start"][0], rows["end"][0])
+        inside = reader.shown(rows["start"][0], rows["end"][0])
         if self.sampling == "random":
             picks = random_indices(len(inside), self.num_frames, int(rng.integers(2**31)))
         else:
             picks = uniform_indices(len(inside), self.num_frames)
         frames, times = reader.read(inside[picks])
-        return list(frames), self._metadata((np.array(times) - rows["start"][0]) * rate, length)
+        return list(frames), self._metadata(np.maximum(np.array(times) - rows["start"][0], 0) * rate, length)
 
     def _file(self, rows: dict, place: int) -> Path:
         return video_path(self.folder(rows["source"][place]), rows["media"][place])
@@ -132,7 +132,7 @@ class Samples:
 def shown_at(path: Path, times: np.ndarray, size: tuple[int, int] | None = None) -> list[np.ndarray]:
     """The frames that a file shows at these seconds; one that is shown twice is decoded once."""
     reader = open_video(str(path), size=size)
-    places = [int(reader.between(0.0, max(time, 0.0) + 2e-6)[-1]) for time in times]
+    places = [int(reader.between(0.0, max(time, 0.0) + 2e-6)[-1]) for time in times]  # each the last one so far
     unique = sorted(set(places))
     frames = dict(zip(unique, reader.read(unique)[0], strict=True))
     return [frames[place] for place in places]

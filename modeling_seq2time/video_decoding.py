@@ -114,6 +114,11 @@ class _Reader:
         times = np.asarray(self._times)
         return np.flatnonzero((times >= start - 1e-6) & (times < end - 1e-6))
 
+    def shown(self, start: float, end: float) -> np.ndarray:
+        """Places of the frames to be seen in this span; if it holds none, the last one before, which is still shown."""
+        inside = self.between(start, end)
+        return inside if len(inside) else self.between(0.0, start)[-1:]
+
     def read(self, indices) -> tuple[np.ndarray, list[float]]:
         """Frames at these places of the display order, `(frames, height, width, 3)`, and their times in seconds."""
         indices = [int(index) for index in indices]

@@ -184,9 +184,7 @@ class Seq2TimeVideoProcessor(BaseVideoProcessor):
         return len(spans), (self._window(reader, *span, num_frames or self.num_frames) for span in spans)
 
     def _window(self, reader, start: float, end: float, num_frames: int):
-        inside = reader.between(start, end)
-        if not len(inside):  # the last frame before is still shown
-            inside = reader.between(0.0, start)[-1:]
+        inside = reader.shown(start, end)
         picks = inside[uniform_indices(len(inside), num_frames)]
         frames, times = reader.read(picks)
         metadata = {

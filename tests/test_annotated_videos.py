@@ -109,6 +109,17 @@ def test_records_refer_to_their_own_video(built, sources, tmp_path):
     assert len(list((tmp_path / "set" / "video_grounding").glob("*.parquet"))) == 5
 
 
+def test_a_part_between_two_frames_shows_the_one_before(tmp_path):
+    write_clip(tmp_path / "own" / "b.mp4", 3, 4.0, fps=1)
+    events = [{"start": 0.0, "end": 0.3, "caption": "x"}]
+    rows_of = [{"file": "b.mp4", "start": 2.2, "end": 2.6, "events": events}]
+    write_lines(tmp_path / "own" / "captions.jsonl", rows_of)
+    arguments = ["--source", f"folder={tmp_path / 'own'}", "--output", str(tmp_path / "set"), "--num-proc", "1"]
+    annotated_videos.main(arguments)
+    sample = Samples.load(tmp_path / "set", "video_grounding", folders={"folder": tmp_path / "own"})[0]
+    assert len(sample["frames"]) == 1 and sample["metadata"]["times"] == [0.0]
+
+
 def test_tasks_can_be_chosen(sources, tmp_path):
     build(sources, tmp_path / "set", "--tasks", "grounding")
     assert {folder.name for folder in (tmp_path / "set").iterdir() if folder.is_dir()} == {
