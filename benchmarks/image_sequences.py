@@ -1,7 +1,7 @@
 """
 python -m benchmarks.image_sequences [--pictures 3700000 --instances 300000]
 
-Builds image sequences over a pool of synthetic captions of LLaVA-ReCap's length, in its own format, on two processes:
+Builds image sequences over a pool of synthetic captions in LLaVA-ReCap's format, on two processes:
 seconds of the pool and of the sequences, the anonymous memory of all processes at its peak (the mapped captions aside),
 and the time per sequence of a small set relative to the whole one's.
 """
@@ -27,7 +27,7 @@ from dataset_scripts.sources import parse_source
 
 
 SHARD = 100_000
-CAPTION_WORDS = 180  # of about 5.5 letters: a kilobyte
+CAPTION_WORDS = 180  # of 5.5 letters on average, 1.2 KB: our guess at LLaVA-ReCap's length
 
 
 def write_source(folder: Path, pictures: int):

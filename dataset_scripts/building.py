@@ -52,6 +52,7 @@ def parser(doc: str) -> argparse.ArgumentParser:
         "--on-problem", choices=("stop", "skip"), default="stop", help="what to do about unusable items"
     )
     options.add_argument("--overwrite", action="store_true", help="replace what another build left in --output")
+    options.set_defaults(unchecked=False)  # only pictures can do without a lock file
     return options
 
 

@@ -47,10 +47,12 @@ def examine(
     name = name or source.name
     output.mkdir(parents=True, exist_ok=True)
     folder = media or source.folder
-    checked = _check_files(source, Finder(folder), output / f"{name}.checked.jsonl", num_proc, thorough)
+    finder = Finder(folder)
+    checked = _check_files(source, finder, output / f"{name}.checked.jsonl", num_proc, thorough)
 
     problems = Problems()
-    judge = Judge(source, Finder(folder), checked, problems)
+    finder.counts.clear()  # it counted while the files were gathered, too
+    judge = Judge(source, finder, checked, problems)
     lock, report = output / f"{name}.lock.jsonl", output / f"{name}.report.txt"
     entries = output / f"{name}.lock.part"
     with entries.open("w", encoding="utf-8") as lines:
@@ -59,13 +61,13 @@ def examine(
             if entry:
                 lines.write(json.dumps(entry, ensure_ascii=False) + "\n")
     header = {"source": source.name, "version": VERSION, "repository": source.repository, "revision": source.revision}
-    header |= {"options": source.options, "annotations": source.annotations(), "counts": judge.all_counts()}
+    header |= {"options": source.options, "annotations": source.annotations, "counts": judge.all_counts()}
     with atomic_writer(lock) as lines, entries.open(encoding="utf-8") as parts:
         lines.write(json.dumps(header, ensure_ascii=False) + "\n")
         lines.writelines(parts)
     entries.unlink()
 
-    summary = _summary(source, folder, header["counts"], judge.finder)
+    summary = _summary(source, header["counts"], finder)
     with atomic_writer(report) as lines:
         lines.write(summary + "\n")
         lines.writelines(f"{kind}\t{place}\t{detail}\n" for kind, place, detail, _ in sorted(problems.found))
@@ -160,8 +162,8 @@ def _read_cache(cache: Path) -> dict[str, dict]:
     return known
 
 
-def _summary(source: Source, folder: Path, counts: dict[str, dict[str, int]], finder: Finder) -> str:
-    lines = [f"{source.name}: {source.path}, media below {folder}"]
+def _summary(source: Source, counts: dict[str, dict[str, int]], finder: Finder) -> str:
+    lines = [f"{source.name}: {source.path}, media below {finder.folder}"]
     for split, found in counts.items():
         lines.append(f"  {split or 'rows of no split'}")
         lines += [f"    {name:<20} {count:>10,}" for name, count in found.items() if count or name == "usable"]

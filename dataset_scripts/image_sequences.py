@@ -65,9 +65,8 @@ def ask(task: str, rng: np.random.Generator, length: int, max_targets: int, capt
 
 def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
     """The records of one shard."""
-    pool, length = open_pool(work), options["sequence_length"]
-    sequences, records = np.empty((len(shard.numbers), length), dtype=np.int32), []
-    for row, number in enumerate(shard.numbers.tolist()):
+    pool, length, records = open_pool(work), options["sequence_length"], []
+    for number in shard.numbers.tolist():
         rng = np.random.default_rng([options["seed"], 1, number])
         group, candidates = "all", len(pool)
         if options["shared_pool"]:
@@ -84,13 +83,8 @@ def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
         record = {"id": f"{shard.task}-{number:07d}", "source": options["sources"], "group": group, "task": shard.task}
         record |= {"sequence": sequence.tolist(), "targets": targets, "messages": messages}
         check(record, len(pool))
-        sequences[row] = sequence
-        records.append(record | {"sequence": None})
-    schema = image_features(length).arrow_schema
-    table = pa.Table.from_pylist(records, schema=schema)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(sequences.reshape(-1)), length)
-    place = schema.get_field_index("sequence")
-    return table.set_column(place, schema.field(place), column.cast(schema.field(place).type))
+        records.append(record)
+    return pa.Table.from_pylist(records, schema=image_features(length).arrow_schema)
 
 
 @lru_cache(maxsize=4)

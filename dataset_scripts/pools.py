@@ -55,7 +55,7 @@ class Ingredient:
         }
         facts |= {"repository": self.source.repository, "revision": self.source.revision}
         if self.lock is None:
-            return facts | {"checked": False, "annotations": self.source.annotations()}
+            return facts | {"checked": False, "annotations": self.source.annotations}
         header = lock_header(self.lock)
         with self.lock.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
@@ -99,12 +99,12 @@ class Ingredient:
 def ingredient(source: Source, folder: Path | None, args) -> Ingredient:
     """With its lock file: the one beside the annotations, or one made now in the set's own folder."""
     folder = folder or source.folder
-    if getattr(args, "unchecked", False):
+    if args.unchecked:
         return Ingredient(source, folder, None)
     lock = _lock_beside(source)
     if lock is None:  # what the doctor found unchanged it doesn't examine again
         print(f"{source.name}: no {source.name}.lock.jsonl beside {source.path}; examining it now")
-        digest = hashlib.sha256(json.dumps([source.annotations(), source.options]).encode()).hexdigest()[:8]
+        digest = hashlib.sha256(json.dumps([source.annotations, source.options]).encode()).hexdigest()[:8]
         # A set may be of several places of one source.
         lock = examine(source, args.output / "locks", folder, args.num_proc, name=f"{source.name}-{digest}")
     counts = lock_header(lock)["counts"]
@@ -129,7 +129,7 @@ def _lock_beside(source: Source) -> Path | None:
         lock = source.folder / f"{name}.lock.jsonl"
         if not lock.exists():
             continue
-        header, annotations = lock_header(lock), source.annotations()
+        header, annotations = lock_header(lock), source.annotations
         if set(header["annotations"]) != set(annotations):
             continue
         if header["annotations"] != annotations or header["options"] != source.options:
@@ -142,7 +142,7 @@ _NO_FAULTS = {"expected", "present", "usable", "events", "usable events", "other
 
 
 class Pool:
-    """A finished pool, memory-mapped: `len(pool)`, `pool[id]`, `pool.caption(id)`, `pool.caption_keys`."""
+    """A finished pool, memory-mapped: `len(pool)`, `pool.caption(id)`, `pool.caption_keys`, `pool.column(name)`."""
 
     def __init__(self, work: Path):
         self.work = work
@@ -155,9 +155,6 @@ class Pool:
     def _batches(self) -> list[pa.RecordBatch]:
         file = pa.ipc.open_file(pa.memory_map(str(self.work / "pool.arrow")))
         return [file.get_batch(number) for number in range(file.num_record_batches)]
-
-    def __getitem__(self, row: int) -> dict:
-        return self._batches[row // BATCH].slice(row % BATCH, 1).to_pylist()[0]
 
     def caption(self, row: int) -> str:
         batch = self._batches[row // BATCH]

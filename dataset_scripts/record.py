@@ -28,7 +28,6 @@ from .items import DataError
 IMAGE_TASKS = ("iig", "iic", "alr")
 CLIP_TASKS = ("dense_captioning", "grounding")
 VIDEO_TASKS = (*CLIP_TASKS, "highlights", "step_localization", "summarization", "speech", "captioning", "conversation")
-POOLS = {"image_pool": "images", "clip_pool": "clips", "video_pool": "videos"}
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 _NAMES = {name: Value("string") for name in ("id", "source", "group", "task")}

@@ -45,9 +45,10 @@ def _render(samples: Samples, folder: Path, number: int):
         for place, clip in enumerate(record["sequence"]):
             end = edge + rows["duration"][place] * clip["rate"]
             times = np.arange(shown, round(end * FPS)) / FPS
-            path = samples.folder(rows["source"][place]) / rows["media"][place]
             if len(times):
-                for frame in shown_at(path, rows["start"][place] + np.maximum(times - edge, 0) / clip["rate"]):
+                for frame in shown_at(
+                    samples.path(rows, place), rows["start"][place] + np.maximum(times - edge, 0) / clip["rate"]
+                ):
                     picture = ImageOps.pad(Image.fromarray(frame), SIZE)
                     container.mux(stream.encode(av.VideoFrame.from_image(picture)))
             cues.append(f"{_clock(edge)} --> {_clock(end)}\n{rows['caption'][place]}\n")

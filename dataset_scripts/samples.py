@@ -100,13 +100,13 @@ class Samples:
         for place, clip in enumerate(sequence):
             mine = times[owner == place]
             if len(mine):
-                path, start = self._file(rows, place), rows["start"][place]
+                path, start = self.path(rows, place), rows["start"][place]
                 frames += shown_at(path, start + (mine - edges[place]) / clip["rate"], self.size)
         return frames, self._metadata(times, edges[-1])
 
     def _one_clip(self, rows: dict, rate: float, length: float, rng) -> tuple[list[np.ndarray], dict]:
         """A video as the processor itself would sample it: by its frames, with their own timestamps."""
-        reader = open_video(str(self._file(rows, 0)), size=self.size)
+        reader = open_video(str(self.path(rows, 0)), size=self.size)
         inside = reader.shown(rows["start"][0], rows["end"][0])
         if self.sampling == "random":
             picks = random_indices(len(inside), self.num_frames, int(rng.integers(2**31)))
@@ -115,7 +115,8 @@ class Samples:
         frames, times = reader.read(inside[picks])
         return list(frames), self._metadata(np.maximum(np.array(times) - rows["start"][0], 0) * rate, length)
 
-    def _file(self, rows: dict, place: int) -> Path:
+    def path(self, rows: dict, place: int) -> Path:
+        """The file of one of several rows of the pool."""
         return video_path(self.folder(rows["source"][place]), rows["media"][place])
 
     @staticmethod

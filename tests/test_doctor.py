@@ -179,6 +179,27 @@ def test_sources_that_are_not_there(tmp_path):
     assert Finder(tmp_path).counts == {}
 
 
+def test_a_data_set_on_the_hub_is_fetched_once_named(tmp_path, monkeypatch):
+    (tmp_path / "snapshots").mkdir()
+    folder = write_pictures(tmp_path / "snapshots" / "0a1b2c", 2)
+    asked = []
+
+    def snapshot_download(repository, repo_type, revision):
+        asked.append((repository, repo_type, revision))
+        if repository == "owner/gone":
+            raise OSError("404")
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    source = open_source("folder", "owner/name@v1")
+    assert asked == [("owner/name", "dataset", "v1")]
+    assert (source.path, source.repository, source.revision) == (folder, "owner/name", "0a1b2c")
+    header = doctor.lock_header(doctor.examine(source, tmp_path / "locks", num_proc=1))
+    assert (header["repository"], header["revision"]) == ("owner/name", "0a1b2c")
+    with pytest.raises(DataError, match="owner/gone: no such local path, and the Hub didn't give a data set"):
+        open_source("folder", "owner/gone")
+
+
 def test_the_command_prints_counts_and_one_line_of_error(tmp_path, capsys):
     folder = write_pictures(tmp_path / "source", 2)
     doctor.main(["folder", str(folder), "--num-proc", "1"])

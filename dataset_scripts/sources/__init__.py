@@ -10,6 +10,7 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from urllib.parse import parse_qsl
@@ -26,7 +27,7 @@ def names() -> list[str]:
     return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _NO_SOURCES)
 
 
-@dataclass(slots=True)
+@dataclass
 class Source:
     """
     A source at a place: `READER=PATH`, a folder or a file, or a data set's repository on the Hub, with `?option=value`.
@@ -57,6 +58,7 @@ class Source:
             return "pictures"
         return "videos" if item.events or item.turns else "clips"
 
+    @cached_property
     def annotations(self) -> dict[str, str]:
         """SHA-256 of each annotation file; of Parquet shards, which hold the media too, name and size."""
         files = annotation_files(self.path, self.module.FILES)
@@ -96,7 +98,7 @@ def open_source(name: str, path: str) -> Source:
 
 
 def parse_source(text: str) -> Source:
-    """`NAME=PATH` of the command line."""
+    """`SOURCE=PATH` of the command line."""
     name, equals, path = text.partition("=")
     if not equals:
         raise DataError(f"--source {text}: expected SOURCE=PATH with SOURCE one of {', '.join(names())}")
