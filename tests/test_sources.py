@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dataset_scripts.fields import Malformed
 from dataset_scripts.items import DataError, Event, Item, Problems
 from dataset_scripts.sources import (
     activitynet,
@@ -17,7 +18,7 @@ from dataset_scripts.sources import (
     valley,
     youcook2,
 )
-from dataset_scripts.sources.reading import Malformed, part_of
+from dataset_scripts.sources.reading import part_of
 
 
 READERS = (activitynet, charades_sta, coin, didemo, kinetics, qvhighlights, sharegpt4video, timeit, valley, youcook2)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ..fields import get, kept, numbered, read_json, same_length, seconds, span, text
 from ..items import Event, Item, Problems
-from .reading import annotation_files, get, kept, numbered, read_json, same_length, seconds, span, split_of, text
+from .reading import annotation_files, split_of
 
 
 KIND = "videos"

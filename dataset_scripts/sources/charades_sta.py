@@ -8,8 +8,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..fields import EmptyCaption, Malformed, kept, read_lines
 from ..items import Event, Item, Problems
-from .reading import EmptyCaption, Malformed, annotation_files, kept, read_lines, split_of
+from .reading import annotation_files, split_of
 
 
 KIND = "videos"

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ..fields import get, kept, numbered, seconds, span, text
 from ..items import Event, Item, Problems
-from .reading import annotation_files, get, kept, numbered, read_database, seconds, span, subset, text
+from .reading import annotation_files, read_database, subset
 
 
 KIND = "videos"

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..fields import Malformed, get, identifier, kept, span, text
 from ..items import Event, Item, Problems
-from .reading import Malformed, annotation_files, get, identifier, kept, read_list, span, split_of, text
+from .reading import annotation_files, read_list, split_of
 
 
 KIND = "videos"

@@ -15,19 +15,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ..fields import get, identifier, kept, numbered, read_jsonl, seconds, span, text
 from ..items import Event, Item, Problems
-from .reading import (
-    annotation_files,
-    get,
-    identifier,
-    kept,
-    numbered,
-    read_jsonl,
-    seconds,
-    span,
-    subset,
-    text,
-)
+from .reading import annotation_files, subset
 
 
 KIND = "any"

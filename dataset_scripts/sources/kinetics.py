@@ -7,8 +7,9 @@ like their class, spaces sometimes as `_`.
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..fields import identifier, kept, seconds
 from ..items import Item, Problems
-from .reading import annotation_files, identifier, kept, read_csv, seconds, subset
+from .reading import annotation_files, read_csv, subset
 
 
 KIND = "clips"

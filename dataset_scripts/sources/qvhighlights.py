@@ -12,21 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
+from ..fields import Malformed, get, identifier, kept, read_jsonl, same_length, seconds, span, text
 from ..items import Event, Item, Problems
-from .reading import (
-    Malformed,
-    annotation_files,
-    get,
-    identifier,
-    kept,
-    part_of,
-    read_jsonl,
-    same_length,
-    seconds,
-    span,
-    split_of,
-    text,
-)
+from .reading import annotation_files, part_of, split_of
 
 
 KIND = "videos"

@@ -1,17 +1,16 @@
-"""What the readers share: finding and reading annotation files, fields with clear errors."""
+"""What the readers share: finding annotation files, their splits and layouts, names of parts, stored text."""
 
 import csv
-import json
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from modeling_seq2time.time_notation import escape
 
-from ..items import INTERIM_MARK, DataError, Problems
+from ..fields import Malformed, get, malformed, opened, read_json
+from ..items import INTERIM_MARK, DataError
 
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"} | dict.fromkeys(
@@ -52,18 +51,7 @@ def split_of(name: str, default: str = "train") -> str:
 def subset(row: dict, name: str) -> str:
     """The split that a field says, or `Malformed`."""
     value = get(row, name, str)
-    return split_of(value, "") or _malformed(f"field {name!r}: expected train, validation or test, found {value!r:.60}")
-
-
-def read_json(path: Path, expected: type):
-    """A JSON file whose top level is a dict or a list. A key that stands twice in an object is an error."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
-    except ValueError as error:
-        raise DataError(f"{path}: expected JSON: {error}") from error
-    if not isinstance(content, expected):
-        raise DataError(f"{path}: expected a JSON {_kind(expected)}, found a {_kind(type(content))}")
-    return content
+    return split_of(value, "") or malformed(f"field {name!r}: expected train, validation or test, found {value!r:.60}")
 
 
 def read_list(path: Path) -> Iterator[tuple[str, object]]:
@@ -82,84 +70,15 @@ def read_database(path: Path) -> Iterator[tuple[str, str, object]]:
         yield f"{path.name}: {key}", key, entry
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """(place, line) of each line that isn't blank."""
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                yield f"{path.name}: line {number}", line.strip()
-
-
-def read_jsonl(path: Path, problems: Problems) -> Iterator[tuple[str, dict]]:
-    """(place, object) of each line. A line that is no JSON object is malformed."""
-    for place, line in read_lines(path):
-        try:
-            row = json.loads(line, object_pairs_hook=_distinct)
-        except ValueError as error:
-            problems.add("malformed", place, f"expected a JSON object: {error}")
-            continue
-        if isinstance(row, dict):
-            yield place, row
-        else:
-            problems.add("malformed", place, f"expected a JSON object, found a {_kind(type(row))}")
-
-
 def read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     """(place, row) of each row. A missing column makes the whole file unusable."""
-    with _opened(path, newline="") as lines:
+    with opened(path, newline="") as lines:
         rows = csv.DictReader(lines)
         for column in columns:
             if column not in (rows.fieldnames or ()):
                 raise DataError(f"{path}: expected a column {column!r}, found {', '.join(rows.fieldnames or ())}")
         for row in rows:
             yield f"{path.name}: line {rows.line_num}", row
-
-
-class Malformed(ValueError):
-    """A row lacks a field or has a wrong one; readers count it and go on."""
-
-    kind = "malformed"
-
-
-class EmptyCaption(Malformed):
-    kind = "empty caption"
-
-
-def kept(problems: Problems, make: Callable, rows: Iterable[tuple]) -> Iterator:
-    """What `make(place, …)` makes of each row `(place, …)`. A row at fault is counted and left out, alone."""
-    for place, *fields in rows:
-        try:
-            made = make(place, *fields)
-        except Malformed as error:
-            problems.add(error.kind, place, str(error))
-        else:
-            yield made
-
-
-def numbered(place: str, rows: Iterable) -> Iterator[tuple]:
-    """(place, number, row) of the events of an item; they are counted from 0."""
-    for number, row in enumerate(rows):
-        yield f"{place}, event {number}", number, row
-
-
-def same_length(**lists: list):
-    """`Malformed` unless lists that belong together have equally many entries."""
-    if len({len(one) for one in lists.values()}) > 1:
-        found = ", ".join(f"{len(one)} {name}" for name, one in lists.items())
-        raise Malformed(f"expected as many {' as '.join(lists)}, found {found}")
-
-
-def text(row: dict, name: str) -> str:
-    """A caption, without the space around it."""
-    value = get(row, name, str).strip()
-    if not value:
-        raise EmptyCaption(f"field {name!r}: expected text, found none")
-    return value
-
-
-def identifier(row: dict, name: str) -> str:
-    """An id, written as text or as a whole number."""
-    return str(get(row, name, (str, int))).strip() or _malformed(f"field {name!r}: expected an id, found none")
 
 
 def stored(plain: str) -> str:
@@ -189,62 +108,3 @@ _PART = re.compile(
 def checksum(*texts: str) -> int:
     """Of text, the same in every run (unlike `hash`)."""
     return zlib.crc32("\0".join(texts).encode("utf-8", "surrogatepass"))
-
-
-def get(row: dict, name: str, kind: type | tuple[type, ...]):
-    """A field of a row, or `Malformed` that names it."""
-    if not isinstance(row, dict):
-        raise Malformed(f"expected an object with a field {name!r}, found a {_kind(type(row))}")
-    if name not in row:
-        raise Malformed(f"expected a field {name!r}, found {', '.join(map(repr, row)) or 'none'}")
-    value = row[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise Malformed(f"field {name!r}: expected a {_kind(kind)}, found {value!r:.60}")
-    if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise Malformed(f"field {name!r}: expected text, found half of a surrogate pair: {value!r:.60}")
-    return value
-
-
-def seconds(value, name: str, what: str = "seconds") -> float:
-    """A number of seconds (or of what else counts from 0), written as a number or as text."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not 0 <= number < float("inf"):
-        raise Malformed(f"field {name!r}: expected {what} from 0, found {value!r:.60}")
-    return number
-
-
-def span(value, name: str) -> tuple[float, float]:
-    """A pair of seconds. Whether it is in order and inside its video is the doctor's to say."""
-    if not isinstance(value, (list, tuple)) or len(value) != 2:
-        raise Malformed(f"field {name!r}: expected [start, end], found {value!r:.60}")
-    return seconds(value[0], name), seconds(value[1], name)
-
-
-@contextmanager
-def _opened(path: Path, **options):
-    try:
-        with path.open(encoding="utf-8-sig", **options) as lines:
-            yield lines
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected text in UTF-8: {error}") from error
-
-
-def _distinct(pairs: list[tuple]) -> dict:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
-    return found
-
-
-def _malformed(message: str):
-    raise Malformed(message)
-
-
-def _kind(kind) -> str:
-    names = {dict: "object", list: "list", str: "text", float: "number", int: "number", tuple: "list"}
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    return " or ".join(dict.fromkeys(names.get(one, one.__name__) for one in kinds))

@@ -12,20 +12,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ..fields import Malformed, get, identifier, kept, numbered, read_jsonl, span, text
 from ..items import Event, Item, Problems
-from .reading import (
-    Malformed,
-    annotation_files,
-    checksum,
-    get,
-    identifier,
-    kept,
-    numbered,
-    read_jsonl,
-    span,
-    stored,
-    text,
-)
+from .reading import annotation_files, checksum, stored
 
 
 KIND = "videos"

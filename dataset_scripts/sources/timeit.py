@@ -18,8 +18,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ..fields import Malformed, get, identifier, kept, text
 from ..items import Item, Problems
-from .reading import Malformed, annotation_files, checksum, get, identifier, kept, part_of, read_list, stored, text
+from .reading import annotation_files, checksum, part_of, read_list, stored
 
 
 KIND = "videos"

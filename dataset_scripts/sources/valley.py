@@ -12,19 +12,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..fields import EmptyCaption, Malformed, get, identifier, kept
 from ..items import Item, Problems
-from .reading import (
-    EmptyCaption,
-    Malformed,
-    annotation_files,
-    checksum,
-    get,
-    identifier,
-    kept,
-    part_of,
-    read_list,
-    stored,
-)
+from .reading import annotation_files, checksum, part_of, read_list, stored
 
 
 KIND = "videos"

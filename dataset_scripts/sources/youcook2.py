@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from ..fields import get, identifier, kept, numbered, seconds, span, text
 from ..items import Event, Item, Problems
-from .reading import annotation_files, get, identifier, kept, numbered, read_database, seconds, span, subset, text
+from .reading import annotation_files, read_database, subset
 
 
 KIND = "videos"
