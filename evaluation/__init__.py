@@ -1,1 +1,1 @@
-"""The field's numbers: metrics as pure functions, files of predictions, a runner. `python -m evaluation.score --help`."""
+"""The field's numbers: metrics as pure functions, files of predictions, a runner."""

@@ -14,9 +14,9 @@ def summarise(
     """
     Figures and their intervals, from a row of `columns` per video or query.
 
-    `figures` computes from the sums of the columns, `(..., columns)`, every figure, `(...)`; so the figures of a resample
-    are those of other sums. An interval holds the middle 95 % of the figures of 1 000 resamples of the rows, drawn with
-    replacement from a fixed seed. Without rows all figures are 0.
+    `figures` computes from the sums of the columns, `(..., columns)`, every figure, `(...)`; so the figures of a
+    resample are those of other sums. An interval holds the middle 95 % of the figures of 1 000 resamples of the rows,
+    drawn with replacement from a fixed seed. Without rows all figures are 0.
     """
     rows, width = columns.shape
     values = {name: float(value) for name, value in figures(columns.sum(axis=0)).items()}
