@@ -1,0 +1,32 @@
+"""Captions as words: tokenized as in the Penn Treebank, in lower case, without punctuation."""
+
+import re
+from collections.abc import Iterable
+
+from .java import data_file, run
+
+
+# What the field takes away behind the tokenizer. In lower case `-lrb-` and its like pass, and have always passed.
+PUNCTUATION = {"''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
+
+
+def tokenize(captions: Iterable[str]) -> dict[str, str]:
+    """
+    The words of each caption, with one space between them. Whatever breaks a line counts as a space.
+
+    The tokenizer looks ahead into the next line: whether the dot of a last "etc." stays depends on what follows. Each
+    caption is therefore followed by a word in lower case, as it most often is in the published scripts, and has the
+    same words in whatever company.
+    """
+    distinct = list(dict.fromkeys(captions))
+    jar = data_file("tokenizer/stanford-corenlp-3.4.1.jar")
+    program = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    lines = [line for caption in distinct for line in (" ".join(caption.splitlines()), "a")]
+    answers = run(program, lines)[::2] if lines else []
+    words = (" ".join(word for word in answer.strip().split(" ") if word not in PUNCTUATION) for answer in answers)
+    return dict(zip(distinct, words, strict=True))
+
+
+def letters_only(paragraph: str) -> str:
+    """As TimeChat prepares paragraphs: words of the letters a to z, in lower case."""
+    return " ".join(re.findall("[a-z]+", paragraph.lower()))

@@ -1,0 +1,229 @@
+"""
+Dense captioning: where events are, and what happens in them.
+
+- `precision@τ`, `recall@τ`: the share of predicted (true) events that meet a true (predicted) one with IoU > τ, at .3,
+  .5, .7 and .9; `precision`, `recall`: their means over τ; `f1`: of each video's two means. Means over videos.
+- `cider`, `meteor`: at each τ every prediction is scored against every truth that it meets with IoU ≥ τ; one that
+  meets none, against a word that no caption holds. CIDEr's document frequencies are those of one video at one τ; METEOR
+  adds up what matches before it scores. Means over τ, then over videos.
+- `soda_c`: the best chain of pairs in order of time by IoU · METEOR, as F of its gain per prediction and per truth.
+- `para_cider`, `para_meteor`: all captions of a video as one text.
+- `mean_predictions`: per video; `l_avg`: words per predicted caption; `ttr`: distinct words / words of all captions of
+  a video, mean over videos with words (the paper doesn't say over how much text it takes it).
+
+Protocols:
+- `seq2time`: a video without prediction scores 0; an event that ends before it starts is turned round; SODA_c `mended`.
+- `timechat`: TimeChat's script to the digit, with its errors: in videos with more than ten predictions SODA_c takes
+  scores and places in different orders, and behind missing videos paragraphs are compared with those of other videos.
+- `vtimellm`: a video without prediction isn't counted; nothing is turned round; letters beyond ASCII are taken away; at
+  most 1 000 predictions of a video; `f1` is the mean over τ of the F1 of mean precision and recall; SODA_c `official`.
+
+SODA_c may be chosen apart: `mended` is TimeChat's with each score in its place and events in order of their start;
+`official` that of SODA's authors: nothing is turned round, videos without prediction aren't counted, ASCII only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import captions, cider, meteor
+from .intervals import ratio, summarise
+
+
+PROTOCOLS = ("seq2time", "timechat", "vtimellm")
+SODA = {"seq2time": "mended", "timechat": "timechat", "vtimellm": "official"}  # of each protocol
+THRESHOLDS = (0.3, 0.5, 0.7, 0.9)
+MOST_PREDICTIONS = 1_000  # of VTimeLLM
+
+Events = Mapping[str, Sequence[tuple[tuple[float, float], str]]]  # of each video: (start, end) in seconds, caption
+
+
+@dataclass
+class Video:
+    """What is predicted for one video and what is true, in the order of the files."""
+
+    predicted: np.ndarray  # (events, 2)
+    true: np.ndarray
+    said: list[str]  # captions
+    told: list[str]
+    iou: np.ndarray  # (predicted, true)
+
+
+def score(predictions: Events, references: Events, protocol: str = PROTOCOLS[0], soda: str | None = None) -> dict:
+    """Figures × 100, counts, `protocol` and an `interval` for each figure."""
+    soda = soda or SODA.get(protocol)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"unknown protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+    if soda not in SODA.values():
+        raise ValueError(f"unknown SODA_c {soda!r}, expected one of {', '.join(SODA.values())}")
+    if empty := [name for name, events in references.items() if not events]:
+        raise ValueError(f"expected at least one true event of each video, found none of {empty[0]!r}")
+
+    bare = protocol == "vtimellm"
+    counted = [name for name in references if not bare or name in predictions]
+    if not counted:
+        raise ValueError(f"expected videos to score, found {len(references)} true ones and no prediction for any of them")
+    chained = {name for name in counted if soda != "official" or name in predictions}
+    videos = {name: _video(predictions.get(name, ()), references[name], bare) for name in counted}
+    texts = [text for video in videos.values() for text in (*video.said, *video.told)]
+    words, bare_words = _words(texts, bare), _words(texts, bare or soda == "official")
+    chains = {name: _chain(videos[name], soda, bare_words) for name in chained}
+    paragraphs = _paragraphs(videos, predictions, protocol)
+    found = meteor.statistics(
+        [
+            *(pair for video in videos.values() for pair in _compared(video, words)),
+            *(pair for _, pairs in chains.values() for row in pairs for pair in row if pair),
+            *paragraphs.values(),
+        ]
+    )
+    similar = dict(zip(paragraphs, cider.scores(list(paragraphs.values())), strict=True))
+    rows = []
+    for name, video in videos.items():
+        row = {"videos": 1.0} | _events_row(video) | _captions_row(video, words, found) | _wealth_row(video, words)
+        row |= {"soda": _soda(*chains[name], found) if name in chained else 0.0, "chained": float(name in chained)}
+        row |= {"para_cider": similar.get(name, 0.0), "paragraphs": float(name in paragraphs)}
+        matched = meteor.total(found[paragraphs[name]][None]) if name in paragraphs else np.zeros(meteor.WIDTH)
+        rows.append(row | {f"paragraph {at}": value for at, value in enumerate(matched)})
+    values, interval = _figures(rows, bare)
+    missing = sum(name not in predictions for name in references)
+    counts = {"videos": len(references), "missing": missing}
+    return values | counts | {"protocol": protocol, "soda": soda, "interval": interval}
+
+
+def iou(predicted: np.ndarray, true: np.ndarray, turned: bool = True) -> np.ndarray:
+    """(predicted, true), as all published scripts divide; `turned`: an end before its start changes places with it."""
+    if turned:
+        predicted, true = np.sort(predicted, axis=1), np.sort(true, axis=1)
+    (start, end), (true_start, true_end) = predicted.T[:, :, None], true.T[:, None, :]
+    shared = np.maximum(np.minimum(end, true_end) - np.maximum(start, true_start), 0)
+    hull = np.maximum(end, true_end) - np.minimum(start, true_start)
+    return shared / (np.minimum(hull, end - start + true_end - true_start) + 1e-8)
+
+
+def _video(predicted: Sequence, true: Sequence, bare: bool) -> Video:
+    predicted = predicted[: MOST_PREDICTIONS if bare else None]
+    spans = [np.array([span for span, _ in events], dtype=float).reshape(-1, 2) for events in (predicted, true)]
+    said, told = ([text for _, text in events] for events in (predicted, true))
+    return Video(*spans, said, told, iou(*spans, turned=not bare))
+
+
+def _words(texts: list[str], bare: bool) -> dict[str, str]:
+    """The tokenized form of each text, of its ASCII letters only if `bare`."""
+    sent = {text: "".join(letter if letter.isascii() or not bare else " " for letter in text) for text in texts}
+    made = captions.tokenize(sent.values())
+    return {text: made[sent[text]] for text in texts}
+
+
+def _paragraphs(videos: dict[str, Video], predictions: Events, protocol: str) -> dict[str, tuple[str, str]]:
+    """(prediction, truth) of each video."""
+    true = [captions.letters_only(" ".join(video.told)) for video in videos.values()]
+    said = [captions.letters_only(". ".join(video.said)) for video in videos.values()]
+    if protocol == "timechat":  # leaves out missing videos among the predictions only, so that the others move up
+        said = [text for text, name in zip(said, videos, strict=True) if name in predictions]
+    return dict(zip(videos, zip(said, true, strict=False), strict=False))
+
+
+def _compared(video: Video, words: dict) -> list[tuple[str, str]]:
+    """All pairs of (prediction, truth) that METEOR may be asked about."""
+    pairs = [(words[video.said[at]], words[video.told[to]]) for at, to in np.argwhere(video.iou >= THRESHOLDS[0])]
+    return pairs + [(words[text], meteor.NO_WORD) for text in video.said]
+
+
+def _events_row(video: Video) -> dict[str, float]:
+    row, means = {}, []
+    for threshold in THRESHOLDS:
+        met = video.iou > threshold
+        row[f"precision@{threshold}"] = met.any(axis=1).sum() / max(len(video.predicted), 1)
+        row[f"recall@{threshold}"] = met.any(axis=0).sum() / len(video.true)
+    for name in ("precision", "recall"):
+        means.append(sum(row[f"{name}@{threshold}"] for threshold in THRESHOLDS) / len(THRESHOLDS))
+    precision, recall = means
+    both = precision + recall
+    return row | {"precision": precision, "recall": recall, "f1": 2 * precision * recall / both if both else 0.0}
+
+
+def _captions_row(video: Video, words: dict, found: dict) -> dict[str, float]:
+    if not video.said:
+        return {"cider": 0.0, "meteor": 0.0}
+    ciders, meteors = [], []
+    for threshold in THRESHOLDS:
+        pairs = []
+        for text, met in zip(video.said, video.iou >= threshold, strict=True):
+            truths = [words[video.told[to]] for to in np.flatnonzero(met)]
+            pairs += [(words[text], truth) for truth in truths or [meteor.NO_WORD]]
+        ciders.append(np.mean(cider.scores(pairs)))
+        meteors.append(meteor.score(meteor.total(np.array([found[pair] for pair in pairs]))))
+    return {"cider": np.mean(ciders), "meteor": np.mean(meteors)}
+
+
+def _chain(video: Video, soda: str, words: dict) -> tuple[np.ndarray, list[list]]:
+    """IoU (true, predicted), and for each the pair for METEOR, `None` where nothing can be won."""
+    starts = [(np.sort(one, axis=1) if soda == "mended" else one)[:, 0] for one in (video.predicted, video.true)]
+    order, true_order = (np.argsort(one, kind="stable") for one in starts)
+    scored = order
+    if soda == "timechat":  # in the file's order, but scores come in that of the places' names: "0", "1", "10", "2" …
+        order, true_order = np.arange(len(video.said)), np.arange(len(video.told))
+        scored = np.array(sorted(order, key=str), dtype=int)
+    overlap = iou(video.predicted, video.true, turned=soda != "official")[order][:, true_order].T
+    said, told = [words[video.said[at]] for at in scored], [words[video.told[at]] for at in true_order]
+    # Both SODA codes call the prediction the reference.
+    pairs = [
+        [(truth, text) if value > 0 else None for text, value in zip(said, row, strict=True)]
+        for truth, row in zip(told, overlap, strict=True)
+    ]
+    return overlap, pairs
+
+
+def _soda(overlap: np.ndarray, pairs: list[list], found: dict) -> float:
+    true, predicted = overlap.shape
+    if not predicted:
+        return 0.0
+    scores = [[meteor.score(found[pair]) if pair else 0.0 for pair in row] for row in pairs]
+    best = longest_chain(overlap * np.array(scores))
+    precision, recall = best / predicted, best / true
+    return 2 * precision * recall / (precision + recall) if best > 0 else 0.0
+
+
+def longest_chain(gains: np.ndarray) -> float:
+    """The most that pairs (row, column) can give together if both only ever go forward."""
+    best = np.zeros(gains.shape[1] + 1)
+    for row in gains:
+        best[1:] = np.maximum(best[1:], best[:-1] + row)
+        best = np.maximum.accumulate(best)
+    return float(best[-1])
+
+
+def _wealth_row(video: Video, words: dict) -> dict[str, float]:
+    used = [word for text in video.said for word in words[text].split()]
+    wealth = len(set(used)) / len(used) if used else 0.0
+    return {"predictions": len(video.said), "words": len(used), "ttr": wealth, "with_words": float(bool(used))}
+
+
+def _figures(rows: list[dict], bare: bool) -> tuple[dict, dict]:
+    names = {name: at for at, name in enumerate(rows[0])}
+    columns = np.array([[row[name] for name in names] for row in rows])
+
+    def figures(sums: np.ndarray) -> dict[str, np.ndarray]:
+        def mean(name: str, of: str = "videos", scale: float = 100.0) -> np.ndarray:
+            return scale * ratio(sums[..., names[name]], sums[..., names[of]])
+
+        made = {name: mean(name) for name in ("f1", "precision", "recall")}
+        for threshold in THRESHOLDS:
+            made |= {f"{name}@{threshold}": mean(f"{name}@{threshold}") for name in ("precision", "recall")}
+        if bare:
+            both = [(made[f"precision@{threshold}"], made[f"recall@{threshold}"]) for threshold in THRESHOLDS]
+            made["f1"] = np.mean([2 * ratio(one * two, one + two) for one, two in both], axis=0)
+        paragraph = sums[..., [names[f"paragraph {at}"] for at in range(meteor.WIDTH)]]
+        return made | {
+            "soda_c": mean("soda", "chained"),
+            "cider": mean("cider"),
+            "meteor": mean("meteor"),
+            "para_cider": mean("para_cider", "paragraphs"),
+            "para_meteor": 100 * meteor.score(paragraph),
+            "mean_predictions": mean("predictions", scale=1.0),
+            "l_avg": mean("words", "predictions", scale=1.0),
+            "ttr": mean("ttr", "with_words", scale=1.0),
+        }
+
+    return summarise(columns, figures)
