@@ -1,5 +1,6 @@
 """How every script ends: bad input is one line, and an interruption says how to go on."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,7 +12,10 @@ def run(main: Callable[[], None]):
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is under way is tidied up
     try:
         main()
-    except (DataError, OSError) as error:
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (DataError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)

@@ -63,12 +63,16 @@ def score(predictions: Events, references: Events, protocol: str = PROTOCOLS[0],
     bare = protocol == "vtimellm"
     counted = [name for name in references if not bare or name in predictions]
     if not counted:
-        raise ValueError(f"expected videos to score, found {len(references)} true ones and no prediction for any of them")
+        raise ValueError(
+            f"expected videos to score, found {len(references)} true ones and no prediction for any of them"
+        )
     chained = {name for name in counted if soda != "official" or name in predictions}
     videos = {name: _video(predictions.get(name, ()), references[name], bare) for name in counted}
     texts = [text for video in videos.values() for text in (*video.said, *video.told)]
-    words, bare_words = _words(texts, bare), _words(texts, bare or soda == "official")
-    chains = {name: _chain(videos[name], soda, bare_words) for name in chained}
+    tokenized = captions.tokenize([*texts, *map(_ascii, texts)])
+    ascii_words = {text: tokenized[_ascii(text)] for text in texts}
+    words = ascii_words if bare else tokenized
+    chains = {name: _chain(videos[name], soda, ascii_words if soda == "official" else words) for name in chained}
     paragraphs = _paragraphs(videos, predictions, protocol)
     found = meteor.statistics(
         [
@@ -103,16 +107,18 @@ def iou(predicted: np.ndarray, true: np.ndarray, turned: bool = True) -> np.ndar
 
 def _video(predicted: Sequence, true: Sequence, bare: bool) -> Video:
     predicted = predicted[: MOST_PREDICTIONS if bare else None]
-    spans = [np.array([span for span, _ in events], dtype=float).reshape(-1, 2) for events in (predicted, true)]
+    spans = [spans_of(predicted), spans_of(true)]
     said, told = ([text for _, text in events] for events in (predicted, true))
     return Video(*spans, said, told, iou(*spans, turned=not bare))
 
 
-def _words(texts: list[str], bare: bool) -> dict[str, str]:
-    """The tokenized form of each text, of its ASCII letters only if `bare`."""
-    sent = {text: "".join(letter if letter.isascii() or not bare else " " for letter in text) for text in texts}
-    made = captions.tokenize(sent.values())
-    return {text: made[sent[text]] for text in texts}
+def spans_of(events: Sequence) -> np.ndarray:
+    """(events, 2)"""
+    return np.array([span for span, _ in events], dtype=float).reshape(-1, 2)
+
+
+def _ascii(text: str) -> str:
+    return "".join(letter if letter.isascii() else " " for letter in text)
 
 
 def _paragraphs(videos: dict[str, Video], predictions: Events, protocol: str) -> dict[str, tuple[str, str]]:
