@@ -44,6 +44,8 @@ bench: .venv/dev.done
 	$(BIN)/python -m benchmarks.constrained_decoding
 	$(BIN)/python -m benchmarks.long_videos
 	$(BIN)/python -m benchmarks.image_sequences
+	$(BIN)/python -m benchmarks.caption_metrics
+	$(BIN)/python -m benchmarks.moment_metrics
 
 clean:
 	rm -rf .venv quickstart benchmarks/.cache

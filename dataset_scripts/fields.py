@@ -106,7 +106,7 @@ def seconds(value, name: str, what: str = "seconds") -> float:
     """A number of seconds (or of what else counts from 0), written as a number or as text."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not 0 <= number < float("inf"):
         raise Malformed(f"field {name!r}: expected {what} from 0, found {value!r:.60}")

@@ -41,6 +41,6 @@ def means(columns: dict[str, np.ndarray], scale: float = 100.0) -> tuple[dict[st
     table = np.column_stack([*columns.values(), np.ones(len(next(iter(columns.values()))))]).astype(float)
 
     def figures(sums: np.ndarray) -> dict[str, np.ndarray]:
-        return {name: scale * ratio(sums[..., at], sums[..., -1]) for at, name in enumerate(columns)}
+        return {name: ratio(scale * sums[..., at], sums[..., -1]) for at, name in enumerate(columns)}
 
     return summarise(table, figures)
