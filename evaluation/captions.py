@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from itertools import islice
 
 from .java import data_file, run
 
@@ -19,12 +20,25 @@ def tokenize(captions: Iterable[str]) -> dict[str, str]:
     same words in whatever company.
     """
     distinct = list(dict.fromkeys(captions))
+    lines = _tokenized([line for caption in distinct for line in (caption, "a")])
+    return dict(zip(distinct, lines[::2], strict=True))
+
+
+def tokenize_in_order(lists: list[list[str]]) -> list[list[str]]:
+    """The words of each caption as a published script gets them, which hands the tokenizer one list after the other."""
+    words = iter(_tokenized([line for one in lists for line in (*one, "", "a")]))  # nothing follows the last of a list
+    made = []
+    for one in lists:
+        made.append(list(islice(words, len(one))))
+        next(words), next(words)
+    return made
+
+
+def _tokenized(lines: list[str]) -> list[str]:
     jar = data_file("tokenizer/stanford-corenlp-3.4.1.jar")
     program = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
-    lines = [line for caption in distinct for line in (" ".join(caption.splitlines()), "a")]
-    answers = run(program, lines)[::2] if lines else []
-    words = (" ".join(word for word in answer.strip().split(" ") if word not in PUNCTUATION) for answer in answers)
-    return dict(zip(distinct, words, strict=True))
+    answers = run(program, [" ".join(line.splitlines()) for line in lines]) if lines else []
+    return [" ".join(word for word in answer.strip().split(" ") if word not in PUNCTUATION) for answer in answers]
 
 
 def letters_only(paragraph: str) -> str:

@@ -23,7 +23,8 @@ SODA_c may be chosen apart: `mended` is TimeChat's with each score in its place 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 
@@ -48,6 +49,9 @@ class Video:
     said: list[str]  # captions
     told: list[str]
     iou: np.ndarray  # (predicted, true)
+    said_words: list[str] = field(default_factory=list)  # tokenized captions
+    told_words: list[str] = field(default_factory=list)
+    pairs: list[list[tuple[str, str]]] = field(default_factory=list)  # at each threshold: (prediction, truth) in words
 
 
 def score(predictions: Events, references: Events, protocol: str = PROTOCOLS[0], soda: str | None = None) -> dict:
@@ -63,20 +67,18 @@ def score(predictions: Events, references: Events, protocol: str = PROTOCOLS[0],
     bare = protocol == "vtimellm"
     counted = [name for name in references if not bare or name in predictions]
     if not counted:
-        raise ValueError(
-            f"expected videos to score, found {len(references)} true ones and no prediction for any of them"
-        )
+        raise ValueError(f"expected videos to score, found {len(references)} true ones without a prediction")
     chained = {name for name in counted if soda != "official" or name in predictions}
     videos = {name: _video(predictions.get(name, ()), references[name], bare) for name in counted}
-    texts = [text for video in videos.values() for text in (*video.said, *video.told)]
-    tokenized = captions.tokenize([*texts, *map(_ascii, texts)])
-    ascii_words = {text: tokenized[_ascii(text)] for text in texts}
-    words = ascii_words if bare else tokenized
-    chains = {name: _chain(videos[name], soda, ascii_words if soda == "official" else words) for name in chained}
+    _put_into_words(list(videos.values()), in_order=protocol == "timechat")
+    plain = None
+    if soda == "official":
+        plain = captions.tokenize(_ascii(text) for video in videos.values() for text in (*video.said, *video.told))
+    chains = {name: _chain(videos[name], soda, plain) for name in chained}
     paragraphs = _paragraphs(videos, predictions, protocol)
     found = meteor.statistics(
         [
-            *(pair for video in videos.values() for pair in _compared(video, words)),
+            *(pair for video in videos.values() for pairs in video.pairs for pair in pairs),
             *(pair for _, pairs in chains.values() for row in pairs for pair in row if pair),
             *paragraphs.values(),
         ]
@@ -84,7 +86,7 @@ def score(predictions: Events, references: Events, protocol: str = PROTOCOLS[0],
     similar = dict(zip(paragraphs, cider.scores(list(paragraphs.values())), strict=True))
     rows = []
     for name, video in videos.items():
-        row = {"videos": 1.0} | _events_row(video) | _captions_row(video, words, found) | _wealth_row(video, words)
+        row = {"videos": 1.0} | _events_row(video) | _captions_row(video, found) | _wealth_row(video)
         row |= {"soda": _soda(*chains[name], found) if name in chained else 0.0, "chained": float(name in chained)}
         row |= {"para_cider": similar.get(name, 0.0), "paragraphs": float(name in paragraphs)}
         matched = meteor.total(found[paragraphs[name]][None]) if name in paragraphs else np.zeros(meteor.WIDTH)
@@ -108,7 +110,7 @@ def iou(predicted: np.ndarray, true: np.ndarray, turned: bool = True) -> np.ndar
 def _video(predicted: Sequence, true: Sequence, bare: bool) -> Video:
     predicted = predicted[: MOST_PREDICTIONS if bare else None]
     spans = [spans_of(predicted), spans_of(true)]
-    said, told = ([text for _, text in events] for events in (predicted, true))
+    said, told = ([_ascii(text) if bare else text for _, text in events] for events in (predicted, true))
     return Video(*spans, said, told, iou(*spans, turned=not bare))
 
 
@@ -130,10 +132,32 @@ def _paragraphs(videos: dict[str, Video], predictions: Events, protocol: str) ->
     return dict(zip(videos, zip(said, true, strict=False), strict=False))
 
 
-def _compared(video: Video, words: dict) -> list[tuple[str, str]]:
-    """All pairs of (prediction, truth) that METEOR may be asked about."""
-    pairs = [(words[video.said[at]], words[video.told[to]]) for at, to in np.argwhere(video.iou >= THRESHOLDS[0])]
-    return pairs + [(words[text], meteor.NO_WORD) for text in video.said]
+def _put_into_words(videos: list[Video], in_order: bool):
+    """Fills in `said_words`, `told_words` and `pairs`, from lists in the order in which TimeChat's script has them."""
+    lists = [[text for video in videos for text in video.said], [text for video in videos for text in video.told]]
+    matches = [[_matches(video, threshold) for threshold in THRESHOLDS] for video in videos]
+    for at in range(len(THRESHOLDS)):
+        lists += ([pair[side] for own in matches for pair in own[at]] for side in (0, 1))
+    if in_order:
+        made = captions.tokenize_in_order(lists)
+    else:
+        words = captions.tokenize(text for one in lists for text in one)
+        made = [[words[text] for text in one] for one in lists]
+    said, told, *sides = map(iter, made)
+    for video, own in zip(videos, matches, strict=True):
+        video.said_words, video.told_words = list(islice(said, len(video.said))), list(islice(told, len(video.told)))
+        for pairs, predicted, true in zip(own, sides[::2], sides[1::2], strict=True):
+            count = len(pairs)
+            video.pairs.append(list(zip(islice(predicted, count), islice(true, count), strict=True)))
+
+
+def _matches(video: Video, threshold: float) -> list[tuple[str, str]]:
+    """(prediction, truth) of all that meet; a word that no caption holds for predictions that meet nothing."""
+    return [
+        (text, truth)
+        for text, met in zip(video.said, video.iou >= threshold, strict=True)
+        for truth in [video.told[at] for at in np.flatnonzero(met)] or [meteor.NO_WORD]
+    ]
 
 
 def _events_row(video: Video) -> dict[str, float]:
@@ -149,21 +173,14 @@ def _events_row(video: Video) -> dict[str, float]:
     return row | {"precision": precision, "recall": recall, "f1": 2 * precision * recall / both if both else 0.0}
 
 
-def _captions_row(video: Video, words: dict, found: dict) -> dict[str, float]:
+def _captions_row(video: Video, found: dict) -> dict[str, float]:
     if not video.said:
         return {"cider": 0.0, "meteor": 0.0}
-    ciders, meteors = [], []
-    for threshold in THRESHOLDS:
-        pairs = []
-        for text, met in zip(video.said, video.iou >= threshold, strict=True):
-            truths = [words[video.told[to]] for to in np.flatnonzero(met)]
-            pairs += [(words[text], truth) for truth in truths or [meteor.NO_WORD]]
-        ciders.append(np.mean(cider.scores(pairs)))
-        meteors.append(meteor.score(meteor.total(np.array([found[pair] for pair in pairs]))))
-    return {"cider": np.mean(ciders), "meteor": np.mean(meteors)}
+    meteors = [meteor.score(meteor.total(np.array([found[pair] for pair in pairs]))) for pairs in video.pairs]
+    return {"cider": np.mean([np.mean(cider.scores(pairs)) for pairs in video.pairs]), "meteor": np.mean(meteors)}
 
 
-def _chain(video: Video, soda: str, words: dict) -> tuple[np.ndarray, list[list]]:
+def _chain(video: Video, soda: str, plain: dict | None) -> tuple[np.ndarray, list[list]]:
     """IoU (true, predicted), and for each the pair for METEOR, `None` where nothing can be won."""
     starts = [(np.sort(one, axis=1) if soda == "mended" else one)[:, 0] for one in (video.predicted, video.true)]
     order, true_order = (np.argsort(one, kind="stable") for one in starts)
@@ -172,7 +189,10 @@ def _chain(video: Video, soda: str, words: dict) -> tuple[np.ndarray, list[list]
         order, true_order = np.arange(len(video.said)), np.arange(len(video.told))
         scored = np.array(sorted(order, key=str), dtype=int)
     overlap = iou(video.predicted, video.true, turned=soda != "official")[order][:, true_order].T
-    said, told = [words[video.said[at]] for at in scored], [words[video.told[at]] for at in true_order]
+    said, told = video.said_words, video.told_words
+    if plain:
+        said, told = ([plain[_ascii(text)] for text in texts] for texts in (video.said, video.told))
+    said, told = [said[at] for at in scored], [told[at] for at in true_order]
     # Both SODA codes call the prediction the reference.
     pairs = [
         [(truth, text) if value > 0 else None for text, value in zip(said, row, strict=True)]
@@ -200,8 +220,8 @@ def longest_chain(gains: np.ndarray) -> float:
     return float(best[-1])
 
 
-def _wealth_row(video: Video, words: dict) -> dict[str, float]:
-    used = [word for text in video.said for word in words[text].split()]
+def _wealth_row(video: Video) -> dict[str, float]:
+    used = [word for words in video.said_words for word in words.split()]
     wealth = len(set(used)) / len(used) if used else 0.0
     return {"predictions": len(video.said), "words": len(used), "ttr": wealth, "with_words": float(bool(used))}
 

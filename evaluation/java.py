@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 
-# One core, little compiling, text in UTF-8 whatever the machine's language is: the same lines for the same lines.
-OPTIONS = ("-Xmx2G", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8")
+# One core, little compiling. Text is in UTF-8 whatever the machine's language is: Java's default since 18.
+OPTIONS = ("-Xmx2G", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
 def data_file(name: str) -> Path:

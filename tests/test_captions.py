@@ -1,6 +1,6 @@
 import pytest
 
-from evaluation.captions import letters_only, tokenize
+from evaluation.captions import letters_only, tokenize, tokenize_in_order
 
 
 def test_words_are_those_of_the_penn_treebank():
@@ -17,10 +17,18 @@ def test_words_are_those_of_the_penn_treebank():
 
 
 def test_words_dont_depend_on_the_other_captions():
-    """The tokenizer looks into the next line: before a capital, the dot of a last "etc." ends the sentence, too."""
-    alone = tokenize(["food, etc."])["food, etc."]
-    for company in ("Then eat.", "then eat.", "", "."):
-        assert tokenize(["food, etc.", company])["food, etc."] == alone
+    """The tokenizer looks into the next line: before a number, the dot of a last "no." isn't the sentence's."""
+    alone = tokenize(["say no."])["say no."]
+    for company in ("5 cups.", "then eat.", "", "."):
+        assert tokenize(["say no.", company])["say no."] == alone
+    assert tokenize_in_order([["say no.", "5 cups."]])[0][0] != alone
+
+
+def test_in_order_they_do_as_in_the_published_scripts():
+    """The last caption of a list is followed by nothing, whatever list comes next."""
+    lists = [["say no.", "5 cups", "by J.", "Then", "say no."], [], ["5 cups", "by J.", "then"], ["by J."], ["Then"]]
+    expected = [["say no.", "5 cups", "by j", "then", "say no"], [], ["5 cups", "by j.", "then"], ["by j."], ["then"]]
+    assert tokenize_in_order(lists) == expected
 
 
 @pytest.mark.parametrize("breaks", ["\n", "\r\n", "\u2028", "\x0b", "\x85"])

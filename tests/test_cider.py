@@ -27,6 +27,16 @@ def test_a_repeated_word_counts_as_often_as_the_reference_has_it():
     assert scores([("a a a", "a"), ("x", "y")])[0] == pytest.approx(10 * words / 4 * penalty)
 
 
+def test_how_rare_a_word_is_counts_references_not_words():
+    """ "a" is in one reference of three, twice; "b" in two of them."""
+    a, b = math.log(3), math.log(3 / 2)
+    expected = (a * a * 2 + b * b) / math.sqrt((a * a + b * b) * (4 * a * a + b * b))
+    penalty = math.exp(-(1**2) / (2 * 6**2))
+    pairs = math.log(3) ** 2 / math.sqrt(math.log(3) ** 2 * 2 * math.log(3) ** 2)
+    found = scores([("a b", "a a b"), ("x", "b"), ("y", "z")])[0]
+    assert found == pytest.approx(10 * (expected + pairs) / 4 * penalty)
+
+
 def test_alone_a_pair_has_nothing():
     assert scores([("a b c d", "a b c d")]) == [0]
     assert scores([]) == []

@@ -9,7 +9,7 @@ def test_the_interval_of_a_mean_is_that_of_its_standard_error():
     figures, interval = means({"x": values}, scale=1.0)
     assert figures["x"] == pytest.approx(values.mean())
     spread = 1.96 * values.std() / 20
-    assert interval["x"] == pytest.approx([values.mean() - spread, values.mean() + spread], abs=0.05)
+    assert interval["x"] == pytest.approx([values.mean() - spread, values.mean() + spread], abs=0.02)
 
 
 def test_a_constant_has_no_spread():

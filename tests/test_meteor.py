@@ -94,6 +94,12 @@ def test_where_nothing_can_be_kept_it_works_from_the_original(monkeypatch, tmp_p
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+def test_words_are_known_in_every_form_that_the_program_may_give_them():
+    known = meteor._words({"don't u.s. half-baked mr. 3.5 a/b café"})
+    made = "don 't us half baked mr. mr 3.5 a / b café"
+    assert set(made.encode().split()) <= known
+
+
 def test_no_pairs_no_program(monkeypatch):
     monkeypatch.setattr(meteor, "run", lambda *_: pytest.fail("was called"))
     assert meteor.statistics([]) == {}
