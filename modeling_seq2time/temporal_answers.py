@@ -1,4 +1,4 @@
-"""Questions about time, answered with typed moments: `ground`, `dense_caption` and `highlights`."""
+"""Questions about time, answered with typed moments: `ground`, `dense_caption` and `highlights`; others in words."""
 
 import copy
 import itertools
@@ -35,8 +35,8 @@ HIGHLIGHTS_PROMPT = (
 )
 
 
-@dataclass
-class _Watched:
+@dataclass(eq=False)
+class _Window:
     """One video, or one window of it, as the language model sees it."""
 
     place: int  # of its video
@@ -44,13 +44,21 @@ class _Watched:
     features: torch.Tensor
     offset: float
     whole: float  # length of the whole video
+    length: float | None  # that windows were asked for, `None` of a video seen whole
+
+
+@dataclass(eq=False)
+class Watched:
+    """A video that was decoded and encoded. Every question takes it in the video's place."""
+
+    windows: list[_Window]
 
 
 @dataclass
 class _Job:
     """One question about it."""
 
-    watched: _Watched
+    window: _Window
     number: int  # of the question, among those about its video
     query: str
     prompt: str
@@ -61,12 +69,16 @@ class TemporalAnswers:
     """
     What a model is asked about time. `video` is anything that the processor takes, or a list of such; `query` a text, a
     list of texts about each video, or a list of such lists, one per video. The result mirrors them: an `Answer`, a list
-    of moments, for each query of each video. A video is encoded once, whatever the number of queries.
+    of moments, for each query of each video. A video is encoded once, whatever the number of queries; `watch` gives
+    it in a form that several calls can share.
 
-    Options of all three calls:
+    Options of all calls:
         window (`float`, *optional*):
             Seconds. A longer video is seen in windows of this length that overlap by half, each with all of the
             model's frames, decoded one after the other; their moments are merged by score.
+        batch_size (`int`, *optional*):
+            Answers that are generated together, of several videos too; those about one window if not given. A search
+            goes window by window.
         constrain (`bool`, *optional*, defaults to `True`):
             `False` lets the model write freely and reads what it wrote. `failure_rate(answers)` says how often that
             failed.
@@ -74,6 +86,22 @@ class TemporalAnswers:
         video_kwargs (`dict`, *optional*): for the processor, such as `num_frames` or `decoder`.
         progress (`bool`, *optional*): shows a bar over videos and windows.
     """
+
+    @torch.no_grad()
+    def watch(
+        self,
+        processor,
+        video,
+        window: float | None = None,
+        video_kwargs: dict | None = None,
+        progress: bool = False,
+    ):
+        """Decodes and encodes a video, or several; `ground` and the others take the result in place of the video."""
+        videos, _ = _listed(video, None, processor)
+        watched = [Watched([]) for _ in videos]
+        for one in self._watch(processor, videos, window, video_kwargs or {}, progress):
+            watched[one.place].windows.append(one)
+        return watched[0] if _is_single(video, processor) else watched
 
     @torch.no_grad()
     def ground(
@@ -86,6 +114,7 @@ class TemporalAnswers:
         max_overlap: float = 1.0,
         window: float | None = None,
         constrain: bool = True,
+        batch_size: int | None = None,
         prompt: str = GROUNDING_PROMPT,
         search_width: int = 16,
         search_steps: int = 1024,
@@ -107,14 +136,14 @@ class TemporalAnswers:
         def search(jobs: list[_Job]) -> Iterator[Answer]:
             prompts = processor.tokenizer([job.prompt for job in jobs])["input_ids"]
             shared = _common_prefix(prompts, self.config.video_token_id)
-            next_scores_of = _prompt_scores(self, jobs[0].watched.features, prompts, shared)
+            next_scores_of = _prompt_scores(self, jobs[0].window.features, prompts, shared)
             for job, next_scores in zip(jobs, next_scores_of, strict=True):
                 found, proven = best_moments(job.form, next_scores, top_k, max_overlap, search_width, search_steps)
                 moments = [_moment(job, item, job.query, item.log_prob) for item in found]
                 yield Answer(moments, proven=proven)
 
         def read(job: _Job, text: str) -> Answer:
-            meta = job.watched.metadata
+            meta = job.window.metadata
             return read_grounding(text, processor.notation, meta.length, meta.unit, job.query)
 
         if top_k < 1 or not 0 <= max_overlap <= 1 or not 0 <= min_score <= 1:
@@ -128,7 +157,8 @@ class TemporalAnswers:
             )
         answer = search if constrain else self._writer(processor, read, None, {"max_new_tokens": 64} | generate_kwargs)
         form = "grounding" if constrain else None
-        answers = self._answer(processor, video, query, prompt, form, window, answer, video_kwargs, progress)
+        together = None if constrain else batch_size
+        answers = self._answer(processor, video, query, prompt, form, window, answer, video_kwargs, progress, together)
 
         def best(merged: Answer) -> Answer:
             kept = [moment for moment in merged if moment.score is None or moment.score >= min_score]
@@ -145,6 +175,7 @@ class TemporalAnswers:
         ordered: bool = True,
         window: float | None = None,
         constrain: bool = True,
+        batch_size: int | None = None,
         prompt: str = CAPTION_PROMPT,
         video_kwargs: dict | None = None,
         progress: bool = False,
@@ -168,13 +199,15 @@ class TemporalAnswers:
             )
 
         def read(job: _Job, text: str) -> Answer:
-            return read_moments(text, processor.notation, job.watched.metadata.length, job.watched.metadata.unit)
+            return read_moments(text, processor.notation, job.window.metadata.length, job.window.metadata.unit)
 
         writer = self._writer(
             processor, read, of_state if constrain else None, generate_kwargs | {"max_new_tokens": max_new_tokens}
         )
         form = "captions" if constrain else None
-        answers = self._answer(processor, video, None, prompt, form, window, writer, video_kwargs, progress, ordered)
+        answers = self._answer(
+            processor, video, None, prompt, form, window, writer, video_kwargs, progress, batch_size, ordered
+        )
         for (answer,) in answers:
             answer.sort(key=lambda moment: (moment.start, moment.end))
         return _mirror(video, "", answers, processor)
@@ -187,6 +220,7 @@ class TemporalAnswers:
         query,
         window: float | None = None,
         constrain: bool = True,
+        batch_size: int | None = None,
         prompt: str = HIGHLIGHTS_PROMPT,
         video_kwargs: dict | None = None,
         progress: bool = False,
@@ -203,17 +237,37 @@ class TemporalAnswers:
             return Answer(moments, text)
 
         def read(job: _Job, text: str) -> Answer:
-            meta = job.watched.metadata
+            meta = job.window.metadata
             return read_highlights(text, processor.notation, meta.length, meta.unit, job.query)
 
         writer = self._writer(
             processor, read, of_state if constrain else None, generate_kwargs | {"max_new_tokens": max_new_tokens}
         )
         form = "highlights" if constrain else None
-        answers = self._answer(processor, video, query, prompt, form, window, writer, video_kwargs, progress)
+        answers = self._answer(
+            processor, video, query, prompt, form, window, writer, video_kwargs, progress, batch_size
+        )
         for own in answers:
             for answer in own:
                 answer.sort(key=lambda moment: (-moment.score, moment.start))
+        return _mirror(video, query, answers, processor)
+
+    @torch.no_grad()
+    def reply(
+        self,
+        processor,
+        video,
+        query,
+        batch_size: int | None = None,
+        video_kwargs: dict | None = None,
+        progress: bool = False,
+        **generate_kwargs,
+    ):
+        """Free answers to any questions: no moments, the answer's `text`."""
+        writer = self._writer(processor, lambda job, text: Answer([], text), None, generate_kwargs)
+        answers = self._answer(
+            processor, video, query, "{query}", None, None, writer, video_kwargs, progress, batch_size
+        )
         return _mirror(video, query, answers, processor)
 
     def _answer(
@@ -227,33 +281,44 @@ class TemporalAnswers:
         answer: Callable[[list[_Job]], Iterable[Answer]],
         video_kwargs: dict | None,
         progress: bool,
+        batch_size: int | None,
         ordered: bool = False,
     ) -> list[list[Answer]]:
         """An answer for every query of every video, window after window."""
         videos, queries = _listed(video, query, processor)
-        windows: list[list[list[Answer]]] = [[[] for _ in own] for own in queries]
-        for watched in self._watch(processor, videos, window, video_kwargs or {}, progress):
-            meta = watched.metadata
-            questions = [prompt.replace("{query}", escape(text)) for text in queries[watched.place]]
-            prompts, prefix = processor.ask(questions, [meta] * len(questions))
-            shape = form and AnswerForm(
-                processor.tokenizer, processor.notation, meta.length, meta.unit, form, ordered,
-                prompts[0][-8:], prefix, self.generation_config.eos_token_id,
-            )  # fmt: skip
-            jobs = [
-                _Job(watched, number, text, written, shape)
-                for number, (text, written) in enumerate(zip(queries[watched.place], prompts, strict=True))
-            ]
-            for job, one in zip(jobs, answer(jobs), strict=True):
-                one.length, one.unit = watched.whole, meta.unit
-                moments = [moment.moved(watched.offset, watched.whole) for moment in one] if window else one
-                windows[watched.place][job.number].append(one.of(moments))
-        near = (window or 0.0) / self.config.num_frames
-        return [[_merged(one, near) for one in own] for own in windows]
+        answers: list[list[list[Answer]]] = [[[] for _ in own] for own in queries]
+        near = [0.0] * len(videos)
 
-    def _watch(self, processor, videos: list, window: float | None, kwargs: dict, progress: bool) -> Iterator[_Watched]:
-        """Every video or window, encoded when it is asked for."""
+        def asked() -> Iterator[_Job]:
+            for seen in self._watch(processor, videos, window, video_kwargs or {}, progress):
+                meta = seen.metadata
+                questions = [prompt.replace("{query}", escape(text)) for text in queries[seen.place]]
+                prompts, prefix = processor.ask(questions, [meta] * len(questions))
+                shape = form and AnswerForm(
+                    processor.tokenizer, processor.notation, meta.length, meta.unit, form, ordered,
+                    prompts[0][-8:], prefix, self.generation_config.eos_token_id,
+                )  # fmt: skip
+                for number, (text, written) in enumerate(zip(queries[seen.place], prompts, strict=True)):
+                    yield _Job(seen, number, text, written, shape)
+
+        for jobs in _together(asked(), batch_size):
+            for job, one in zip(jobs, answer(jobs), strict=True):
+                seen, moments = job.window, one
+                one.length, one.unit = seen.whole, seen.metadata.unit
+                if seen.length is not None:
+                    near[seen.place] = seen.length / self.config.num_frames
+                    moments = [moment.moved(seen.offset, seen.whole) for moment in one]
+                answers[seen.place][job.number].append(one.of(moments))
+        return [[_merged(one, gap) for one in own] for own, gap in zip(answers, near, strict=True)]
+
+    def _watch(self, processor, videos: list, window: float | None, kwargs: dict, progress: bool) -> Iterator[_Window]:
+        """Every video or window, encoded when it is asked for, unless it was before."""
         for place, video in enumerate(videos):
+            if isinstance(video, Watched):
+                if window is not None or kwargs:
+                    raise ValueError("a video that was watched has its frames: window and video_kwargs go to `watch`")
+                yield from (replace(one, place=place) for one in video.windows)
+                continue
             if window is None:
                 count, pieces = 1, [(video, None, 0.0, None)]
             else:
@@ -269,7 +334,7 @@ class TemporalAnswers:
                 inputs = {name: torch.as_tensor(value).to(self.device) for name, value in inputs.items()}
                 inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.dtype)
                 features = self.get_video_features(**inputs, return_dict=True).pooler_output[0]
-                yield _Watched(place, metadata, features, offset, whole or metadata.length)
+                yield _Window(place, metadata, features, offset, whole or metadata.length, window)
 
     def _writer(self, processor, read, of_state, generate_kwargs: dict) -> Callable[[list[_Job]], Iterator[Answer]]:
         """Lets `generate` write the answers; held to their form if `of_state` can read it, else free."""
@@ -280,7 +345,7 @@ class TemporalAnswers:
             inputs = processor.tokenizer(
                 [job.prompt for job in jobs], padding=True, padding_side="left", return_tensors="pt"
             ).to(self.device)
-            outputs = BaseModelOutputWithPooling(pooler_output=tuple(job.watched.features for job in jobs))
+            outputs = BaseModelOutputWithPooling(pooler_output=tuple(job.window.features for job in jobs))
             settings = dict(generate_kwargs)
             if of_state:
                 held = TimeLogitsProcessor([job.form for job in jobs], settings.get("max_new_tokens"))
@@ -304,8 +369,17 @@ class TemporalAnswers:
         return write
 
 
+def _together(jobs: Iterator[_Job], batch_size: int | None) -> Iterator[list[_Job]]:
+    """So many questions at a time, or those about one window."""
+    if batch_size is None:
+        yield from (list(own) for _, own in itertools.groupby(jobs, key=lambda job: job.window))
+        return
+    while batch := list(itertools.islice(jobs, batch_size)):
+        yield batch
+
+
 def _moment(job: _Job, found, text: str, log_prob: float) -> Moment:
-    return Moment.at(job.form.positions(found), job.watched.metadata.length, text, math.exp(log_prob))
+    return Moment.at(job.form.positions(found), job.window.metadata.length, text, math.exp(log_prob))
 
 
 def _merged(windows: list[Answer], near: float) -> Answer:
@@ -325,7 +399,7 @@ def _merged(windows: list[Answer], near: float) -> Answer:
 
 def _listed(video, query, processor) -> tuple[list, list[list[str]]]:
     """Videos and queries as lists: the queries of each video."""
-    videos = [video] if processor.video_processor.is_single(video) else list(video)
+    videos = [video] if _is_single(video, processor) else list(video)
     if not videos:
         raise ValueError("expected at least one video, found an empty list")
     if query is None or isinstance(query, str):
@@ -344,7 +418,11 @@ def _listed(video, query, processor) -> tuple[list, list[list[str]]]:
 def _mirror(video, query, answers: list[list[Answer]], processor):
     """Answers in the nesting of the videos and queries that were given."""
     inner = [own[0] for own in answers] if isinstance(query, str) else answers
-    return inner[0] if processor.video_processor.is_single(video) else inner
+    return inner[0] if _is_single(video, processor) else inner
+
+
+def _is_single(video, processor) -> bool:
+    return isinstance(video, Watched) or processor.video_processor.is_single(video)
 
 
 def _common_prefix(prompts: list[list[int]], video_token_id: int) -> int:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from examples.make_tiny_model import make_tiny_model
-from modeling_seq2time import failure_rate
+from modeling_seq2time import escape, failure_rate, render, temporal_answers
 from modeling_seq2time.video_decoding import decord, torchcodec
 from modeling_seq2time.video_processing_seq2time import window_spans
 from tests.videos import read_number, write_video
@@ -287,3 +287,74 @@ def test_memory_does_not_grow_with_the_video(tiny, tmp_path):
         check(answer, minutes * 60)
     index = 25 * 60 * 2 * 400  # bytes
     assert peaks[2] < peaks[1] + index, peaks
+
+
+def test_a_watched_video_answers_as_the_video(tiny, video, tmp_path, monkeypatch):
+    model, processor = tiny("timechat")
+    other = write_video(tmp_path / "other.mp4", 60)
+    encoded, encode = [], model.get_video_features
+    monkeypatch.setattr(model, "get_video_features", lambda **inputs: encoded.append(1) or encode(**inputs))
+    settings = {"video_kwargs": {"num_frames": 8}}
+    for window in (None, 2.0):
+        encoded.clear()
+        watched = model.watch(processor, [video, other], window=window, **settings)
+        count = len(encoded)
+        assert count == (2 if window is None else sum(len(window_spans(length, 2.0)) for length in (4.8, 2.4)))
+        asked = [["a door opens", "a dog barks"], ["a door opens"]]
+        found = model.ground(processor, watched, asked, top_k=3, search_steps=16)
+        events = model.dense_caption(processor, watched, max_new_tokens=40)
+        single = model.ground(processor, watched[1], "a door opens", top_k=3, search_steps=16)
+        assert len(encoded) == count
+        options = settings | {"window": window}
+        assert found == model.ground(processor, [video, other], asked, top_k=3, search_steps=16, **options)
+        assert events == model.dense_caption(processor, [video, other], max_new_tokens=40, **options)
+        assert single == found[1][0] and single.length == 2.4
+    with pytest.raises(ValueError, match="window and video_kwargs go to `watch`"):
+        model.ground(processor, watched, "a door opens", window=2.0)
+
+
+def test_moments_of_windows_are_merged_if_they_are_a_frame_apart(tiny, video, monkeypatch):
+    model, processor = tiny("timechat")
+    merge, gaps = temporal_answers.merge_windows, []
+    monkeypatch.setattr(temporal_answers, "merge_windows", lambda found, near: gaps.append(near) or merge(found, near))
+    watched = model.watch(processor, video, window=2.4, video_kwargs={"num_frames": 8})
+    model.highlights(processor, [watched, video], "a door opens", max_new_tokens=90, window=None)
+    assert gaps == [2.4 / model.config.num_frames]  # the other was seen whole
+
+
+@pytest.mark.parametrize("constrain", [True, False])
+def test_answers_of_several_videos_are_written_together(tiny, video, tmp_path, monkeypatch, constrain):
+    model, processor = tiny("timechat")
+    videos = [video, write_video(tmp_path / "short.mp4", 30), write_video(tmp_path / "other.mp4", 60)]
+    rows, generate = [], model.generate
+    monkeypatch.setattr(model, "generate", lambda **given: rows.append(len(given["input_ids"])) or generate(**given))
+    settings = {"constrain": constrain, "max_new_tokens": 90, "video_kwargs": {"num_frames": 8}, "do_sample": False}
+    asked = [["a door", "a dog barks loudly"], ["a door"], ["a cat"]]
+    alone = model.highlights(processor, videos, asked, **settings)
+    assert rows == [2, 1, 1]
+    for size, expected in ((3, [3, 1]), (8, [4]), (1, [1, 1, 1, 1])):
+        rows.clear()
+        assert model.highlights(processor, videos, asked, batch_size=size, **settings) == alone
+        assert rows == expected
+    together = model.dense_caption(processor, videos, batch_size=2, **settings)
+    assert [one.text for one in together] == [one.text for one in model.dense_caption(processor, videos, **settings)]
+    assert [one.length for one in together] == [4.8, 1.2, 2.4]
+
+
+def test_free_replies_are_what_generate_writes(tiny, video, prompt):
+    model, processor = tiny("timechat")
+    settings = {"max_new_tokens": 12, "do_sample": False}
+    questions = ["What colour is it?\nA. red\nB. blue", "Is [[3/4 s]] a <1>?"]
+    answers = model.reply(processor, video, questions, video_kwargs={"num_frames": 8}, **settings)
+    assert all(not answer and answer.failure is None for answer in answers)
+    for question, answer in zip(questions, answers, strict=True):
+        chat = prompt(str(video), render(escape(question), processor.notation))
+        inputs = processor.apply_chat_template(
+            chat, tokenize=True, return_dict=True, return_tensors="pt", add_generation_prompt=True,
+            processor_kwargs={"num_frames": 8},
+        )  # fmt: skip
+        tokens = model.generate(**inputs, **settings)[0, inputs["input_ids"].shape[1] :]
+        assert answer.text == processor.decode(tokens, skip_special_tokens=True).strip()
+    assert (
+        model.reply(processor, video, questions[0], video_kwargs={"num_frames": 8}, **settings).text == answers[0].text
+    )
