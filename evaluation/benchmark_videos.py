@@ -8,7 +8,7 @@ from dataset_scripts.items import Item, Problems
 from dataset_scripts.judging import Judge
 from dataset_scripts.media import Finder, Found
 from dataset_scripts.sources import Source
-from modeling_seq2time.video_decoding import _Reader, open_video
+from modeling_seq2time.video_decoding import VideoReader, open_video
 from modeling_seq2time.video_processing_seq2time import uniform_indices
 
 
@@ -20,13 +20,13 @@ class Unusable(ValueError):
         self.kind = kind
 
 
-class Part(_Reader):
+class Part(VideoReader):
     """
     A part of a video as a video of its own, as long as its annotation says. Frames that `fetch` decoded, perhaps in
     another thread, `read` gives without decoding again.
     """
 
-    def __init__(self, whole: _Reader, start: float, end: float, duration: float):
+    def __init__(self, whole: VideoReader, start: float, end: float, duration: float):
         super().__init__(whole.source, whole.size)
         inside = whole.shown(start, end)
         self.whole, self.first, self.num_frames = whole, int(inside[0]), len(inside)

@@ -1,6 +1,6 @@
 """Prompts with videos: chat template, placeholders, and each frame's time in its two places."""
 
-from transformers import BatchFeature, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from .configuration_seq2time import count_video_tokens
 from .time_notation import Notation, get_notation, render, time_tokens
@@ -86,6 +86,20 @@ class Seq2TimeProcessor(ProcessorMixin):
         self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
         if hasattr(tokenizer, "legacy"):  # LLaMA's; saving would lose it, and with it how text behind a video is split
             tokenizer.init_kwargs["legacy"] = tokenizer.legacy
+
+    @classmethod
+    def _load_tokenizer_from_pretrained(cls, sub_processor_type, pretrained_model_name_or_path, subfolder="", **kwargs):
+        """
+        transformers looks for a `config.json` beside the Q-Former's tokenizer. Of a repository that was fetched for use
+        without the network it can't say that there is none, and would take the language model's tokenizer instead.
+        """
+        if sub_processor_type == "qformer_tokenizer":
+            kwargs["config"] = PreTrainedConfig()
+            subfolder = f"{subfolder}/{sub_processor_type}" if subfolder else sub_processor_type
+            return AutoTokenizer.from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        return super()._load_tokenizer_from_pretrained(
+            sub_processor_type, pretrained_model_name_or_path, subfolder, **kwargs
+        )
 
     @classmethod
     def from_config(cls, config, tokenizer, qformer_tokenizer, **video_settings) -> "Seq2TimeProcessor":

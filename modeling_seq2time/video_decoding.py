@@ -44,7 +44,7 @@ class VideoDecodingError(ValueError):
 
 def is_video_source(source) -> bool:
     """Whether `open_video` takes it."""
-    return isinstance(source, (str, os.PathLike, bytes, bytearray, _Reader, *_foreign_readers())) or (
+    return isinstance(source, (str, os.PathLike, bytes, bytearray, VideoReader, *_foreign_readers())) or (
         hasattr(source, "read") and hasattr(source, "seek")
     )
 
@@ -57,7 +57,7 @@ def open_video(source, decoder: str = "pyav", size: tuple[int, int] | None = Non
     """
     if decoder not in READERS:
         raise ValueError(f"unknown decoder {decoder!r}, expected one of {', '.join(map(repr, READERS))}")
-    if isinstance(source, _Reader):
+    if isinstance(source, VideoReader):
         return source
     for reader_class, foreign in zip((DecordReader, TorchCodecReader), _foreign_readers(), strict=False):
         if isinstance(source, foreign):
@@ -99,7 +99,7 @@ def _file(source):
     return io.BytesIO(source) if isinstance(source, (bytes, bytearray)) else source
 
 
-class _Reader:
+class VideoReader:
     """What all decoders share. Time is the presentation timestamp minus the first one, in seconds."""
 
     num_frames: int
@@ -141,7 +141,7 @@ class _Reader:
             raise VideoDecodingError(f"{self.name}: {doing} failed: {type(error).__name__}: {error}") from error
 
 
-class PyAVReader(_Reader):
+class PyAVReader(VideoReader):
     def __init__(self, source, size):
         if av is None:
             raise ImportError("decoder 'pyav' needs the package av")
@@ -352,7 +352,7 @@ class PyAVReader(_Reader):
         return reformatter.reformat(frame, width, height, "rgb24", interpolation="BICUBIC").to_ndarray()
 
 
-class DecordReader(_Reader):
+class DecordReader(VideoReader):
     """decord as asked for. It returns wrong frames for HEVC with open groups of pictures, so it isn't the default."""
 
     def __init__(self, source, size):
@@ -376,7 +376,7 @@ class DecordReader(_Reader):
         return frames, [self._times[index] for index in indices]
 
 
-class TorchCodecReader(_Reader):
+class TorchCodecReader(VideoReader):
     """torchcodec in its exact seek mode (the approximate one returned wrong frames for variable frame rates)."""
 
     def __init__(self, source, size):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,32 @@ def test_loads_without_the_package(tiny, tiny_folder, prompt, video, tmp_path, p
     for claim in ("multimodal is the same", "base is the same", "frozen", "sharded and resaved is the same"):
         assert found[claim], claim
     assert len(list((tmp_path / "resaved").glob("model-*.safetensors"))) > 1
+
+
+def test_a_repository_that_was_fetched_before_brings_both_tokenizers(tiny, tiny_folder, tmp_path):
+    """
+    As `hf download` leaves it, read without the network: transformers' own way finds no `config.json` beside the second
+    tokenizer, can't ask whether there is one, and takes the language model's tokenizer with no more than a warning.
+    """
+    commit, repository = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub/models--owner--name"
+    shutil.copytree(tiny_folder("timechat"), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    program = (
+        "from transformers import AutoProcessor; "
+        "processor = AutoProcessor.from_pretrained('owner/name', trust_remote_code=True); "
+        "print(len(processor.tokenizer), len(processor.qformer_tokenizer))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program],
+        env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    _, processor = tiny("timechat")
+    expected = f"{len(processor.tokenizer)} {len(processor.qformer_tokenizer)}"
+    assert done.stdout.split("\n")[-2:] == [expected, ""], done.stderr[-3000:]
 
 
 def test_what_would_be_uploaded(tiny, monkeypatch, tmp_path):
