@@ -94,9 +94,9 @@ def _table() -> bytes:
     kept = cache_folder() / f"paraphrases-{original.stat().st_size}.gz"
     if kept.exists():
         return gzip.decompress(kept.read_bytes())
-    lines = gzip.decompress(original.read_bytes()).split(b"\n")
-    groups = groupby(zip(lines[1::3], lines[2::3], strict=False), key=itemgetter(0))
-    table = b"\n".join(b"\t".join([phrase, *(other for _, other in group)]) for phrase, group in groups)
+    with gzip.open(original) as lines:
+        groups = groupby(zip(lines, lines, lines, strict=True), key=itemgetter(1))
+        table = b"\n".join(b"\t".join([phrase[:-1], *(one[2][:-1] for one in group)]) for phrase, group in groups)
     with suppress(OSError), replacing(kept) as part:  # a machine where nothing can be written reads the original again
         part.write_bytes(gzip.compress(table, compresslevel=1))
     return table
