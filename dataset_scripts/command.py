@@ -8,7 +8,8 @@ from collections.abc import Callable
 from .items import DataError
 
 
-def run(main: Callable[[], None]):
+def run(main: Callable[[], None], interrupted: str = "; the same command goes on from here"):
+    sys.stdout.reconfigure(errors="replace")  # of a terminal that can't show all letters
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is under way is tidied up
     try:
         main()
@@ -18,5 +19,5 @@ def run(main: Callable[[], None]):
     except (DataError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"interrupted{interrupted}", file=sys.stderr)
         sys.exit(130)

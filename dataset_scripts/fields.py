@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from pathlib import Path
 
 from .items import DataError, Problems
@@ -12,7 +13,7 @@ def read_json(path: Path, expected: type):
     """A JSON file whose top level is a dict or a list. A key that stands twice in an object is an error."""
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_distinct)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: expected JSON: {error}") from error
     if not isinstance(content, expected):
         raise DataError(f"{path}: expected a JSON {_kind(expected)}, found a {_kind(type(content))}")
@@ -111,6 +112,17 @@ def seconds(value, name: str, what: str = "seconds") -> float:
     if not 0 <= number < float("inf"):
         raise Malformed(f"field {name!r}: expected {what} from 0, found {value!r:.60}")
     return number
+
+
+def number(value, name: str) -> float:
+    """Any number, written as a number or as text."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = float("nan")
+    if not isfinite(found):
+        raise Malformed(f"field {name!r}: expected a number, found {value!r:.60}")
+    return found
 
 
 def span(value, name: str) -> tuple[float, float]:

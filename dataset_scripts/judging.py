@@ -46,7 +46,7 @@ class Judge:
             return self._fault(item, "empty caption", f"{item.key!r}: expected what can be seen, found nothing")
         entry = {"key": item.key, "split": item.split, "media": found.media}
         if kind != "pictures":
-            length = self._length(item, found, kind)
+            length = self.length(item, found, kind)
             if length is None:
                 return None
             entry |= length
@@ -76,7 +76,7 @@ class Judge:
                 error = "expected a video, found a picture"
         return self._fault(item, "corrupt", f"{found.media}: {error}") if error else found
 
-    def _length(self, item: Item, found: Found, kind: str) -> dict | None:
+    def length(self, item: Item, found: Found, kind: str) -> dict | None:
         """The part of the file and the duration that times are measured by."""
         own = self.checked[found.media]["duration"]
         start, end = found.start or 0.0, own if found.end is None else found.end

@@ -1,4 +1,7 @@
-"""The model, asked about one batch of videos after the other; while it answers, the next is decoded."""
+"""
+The model, asked about one batch of videos after the other; while it answers, the next is decoded (with windows only
+opened: their frames would take too much memory).
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +17,7 @@ from modeling_seq2time.video_decoding import VideoDecodingError
 from .answer_log import AnswerLog
 from .benchmark_videos import Unusable, open_part
 from .benchmarks import queries
+from .run_settings import as_phrase
 
 
 TOP_K, MAX_OVERLAP = 5, 0.5  # moments per grounding query, for R@5: of two that overlap more the better one stays
@@ -25,8 +29,9 @@ class Asker:
     def __init__(self, args, folder: Path, settings: dict, device: torch.device):
         logging.disable_progress_bar()
         self.args, self.prompts, self.num_frames = args, settings["prompts"], settings["num_frames"]
-        self.model = Seq2TimeForConditionalGeneration.from_pretrained(folder, dtype=args.dtype)
-        self.model.to(args.device or device).eval()
+        self.model = Seq2TimeForConditionalGeneration.from_pretrained(
+            folder, dtype=args.dtype, device_map={"": args.device or device}
+        ).eval()
         self.processor = Seq2TimeProcessor.from_pretrained(folder)
 
     def watch(self, part):
@@ -45,7 +50,7 @@ class Asker:
         common = {"constrain": not args.free, "prompt": self.prompts[task]}
         if task == "dvc":
             return [[answer] for answer in model.dense_caption(self.processor, watched, **common, **writing)]
-        texts = [[text.rstrip(". ") or text for text in own] for own in texts]  # the prompts go on behind them
+        texts = [list(map(as_phrase, own)) for own in texts]
         if task == "vhd":
             return model.highlights(self.processor, watched, texts, **common, **writing)
         search = writing if args.free else {"search_steps": args.search_steps}

@@ -1,7 +1,5 @@
 """Videos of a benchmark: found and judged as the data set builders do it, and decoded once."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from dataset_scripts.items import Item, Problems
@@ -53,12 +51,11 @@ def open_part(source: Source, finder: Finder, item: Item, found: Found, size: tu
     problems = Problems()
     try:
         whole = open_video(str(finder.folder / found.media), size=size)
+        judge = Judge(source, finder, {found.media: {"duration": whole.duration}}, problems)
+        length = judge.length(item, found, "videos")
+        if length:
+            return Part(whole, **length)
     except (ValueError, OSError) as error:
         raise Unusable("corrupt", str(error)) from error
-    untimed = [replace(event, windows=[], saliency=[], id="") for event in item.events]
-    checked = {found.media: {"duration": whole.duration}}
-    entry = Judge(source, finder, checked, problems).entry(replace(item, events=untimed))
-    if entry is None:
-        kind, _, detail, _ = problems.found[0]
-        raise Unusable(kind, detail)
-    return Part(whole, entry["start"], entry["end"], entry["duration"])
+    kind, _, detail, _ = problems.found[0]
+    raise Unusable(kind, detail)

@@ -62,6 +62,14 @@ def read_items(source: Source, split: str) -> tuple[list[Item], Problems]:
         if item.key in items:
             problems.add("duplicate id", item.place, f"{item.key!r} was there before", split)
         items.setdefault(item.key, item)
+    if source.reader == "qvhighlights":  # its queries have numbers of their own, the same in every file of predictions
+        asked: set[str] = set()
+        for item in items.values():
+            for event in item.events:
+                if event.id in asked:
+                    problems.add("duplicate id", item.place, f"query {event.id!r} was there before", split)
+            item.events = [event for event in item.events if event.id not in asked]
+            asked.update(event.id for event in item.events)
     if not items:
         raise DataError(f"{source.path}: expected videos of split {split!r}, found none")
     return list(items.values()), problems
@@ -86,16 +94,16 @@ def as_files(
     Predictions and references as the peers write them, of the videos that were answered. `answers` are rows of the log
     by the keys of their videos; `items` all of the benchmark, so that numbers of queries are always the same.
     """
-    told = [
+    answered = [
         (item, event, answers[item.key]["answers"][place], number)
         for number, (item, place, event) in enumerate(_numbered(task, items))
         if item.key in answers
     ]
     if task == "dvc":
-        return _captions(told, {key: row["length"] for key, row in answers.items()})
+        return _captions(answered, {key: row["length"] for key, row in answers.items()})
     if task == "tvg":
-        return _moments(told)
-    return _saliency(told, source, protocol) if task == "vhd" else _choices(told, source)
+        return _moments(answered)
+    return _saliency(answered, source, protocol) if task == "vhd" else _choices(answered, source)
 
 
 def _numbered(task: str, items: list[Item]) -> Iterator[tuple[Item, int, Event]]:
@@ -104,10 +112,10 @@ def _numbered(task: str, items: list[Item]) -> Iterator[tuple[Item, int, Event]]
             yield item, place, event
 
 
-def _captions(told: list[tuple], lengths: dict[str, float]) -> tuple[dict, dict]:
+def _captions(answered: list[tuple], lengths: dict[str, float]) -> tuple[dict, dict]:
     """TimeChat's predictions, ActivityNet Captions' references."""
     predictions, references = {}, {}
-    for item, _, answer, _ in told:
+    for item, _, answer, _ in answered:
         spans = sorted((*window, event.caption) for event in item.events for window in event.windows)
         references[video_name(item)] = {
             "duration": item.duration or lengths[item.key],
@@ -119,10 +127,10 @@ def _captions(told: list[tuple], lengths: dict[str, float]) -> tuple[dict, dict]
     return predictions, references
 
 
-def _moments(told: list[tuple]) -> tuple[dict, dict]:
+def _moments(answered: list[tuple]) -> tuple[dict, dict]:
     """TimeChat's files. A query with several windows has a list of them."""
     predictions, references = {}, []
-    for item, event, answer, number in told:
+    for item, event, answer, number in answered:
         name, windows = video_name(item), [list(window) for window in event.windows]
         timestamp = windows[0] if len(windows) == 1 else windows
         references.append({"image_id": name, "caption": event.caption, "timestamp": timestamp, "id": number})
@@ -130,9 +138,9 @@ def _moments(told: list[tuple]) -> tuple[dict, dict]:
     return predictions, {"annotations": references}
 
 
-def _saliency(told: list[tuple], source: Source, protocol: str) -> tuple[list, list]:
+def _saliency(answered: list[tuple], source: Source, protocol: str) -> tuple[list, list]:
     """QVHighlights' own rows."""
-    found = {event.id: (item.split, answer["moments"]) for item, event, answer, _ in told}
+    found = {event.id: (item.split, answer["moments"]) for item, event, answer, _ in answered}
     predictions, references = [], []
     for file in annotation_files(source.path, source.module.FILES):
         for _, row in read_jsonl(file, Problems()):
@@ -160,10 +168,10 @@ def clip_scores(moments: list[tuple[float, float]], duration: float, protocol: s
     return [sum(scores) / len(scores) if scores else 0.0 for scores in clips]
 
 
-def _choices(told: list[tuple], source: Source) -> tuple[dict, dict]:
+def _choices(answered: list[tuple], source: Source) -> tuple[dict, dict]:
     """TempCompass' own files."""
     right, predictions, references = tempcompass.right_answers(source.path), {}, {}
-    for item, event, answer, _ in told:
+    for item, event, answer, _ in answered:
         truth = right[event.id]
         row = {"question": truth["question"], "answer": truth["answer"]}
         for content, one in ((predictions, row | {"prediction": answer["text"]}), (references, row)):

@@ -5,17 +5,17 @@ is a `DataError`, as in `moment_files`.
 Kinds of problems, and what becomes of what they concern:
 - malformed: a field is missing or wrong. A predicted event is left out; of references, the video.
 - inverted: an event ends before it starts; it is kept, and the protocol says what it means.
+- negative: an event starts before its video; it is kept as it is.
 - empty caption: the event is kept and counts as a place; its words match nothing.
 - non-ASCII: kept as it is; the protocol `vtimellm` and official SODA_c take such letters for spaces.
 - no events: a reference without events is left out; a prediction without events is a prediction.
-- unknown id: a prediction of a video that isn't among the references is left out.
+- unknown id: a prediction of a video that isn't among the references, or was left out of them, is left out.
 """
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from dataset_scripts.fields import Malformed, get, identifier, kept, read_json, same_length, span
+from dataset_scripts.fields import Malformed, get, identifier, kept, number, read_json, same_length
 from dataset_scripts.items import DataError, Problems
 
 from .moment_files import distinct, some
@@ -36,7 +36,11 @@ def predictions(path: Path, problems: Problems) -> dict[str, list[Event]]:
     VTimeLLM scores, too: `{"results": {"<video>": [{"timestamp": [start, end], "sentence": "…"}]}}`.
     """
     content = read_json(path, dict)
-    if "annotations" in content or "database" in content or any("timestamps" in row for row in content.values() if row):
+    if (
+        "annotations" in content
+        or "database" in content
+        or any(isinstance(row, dict) and "timestamps" in row for row in content.values())
+    ):
         raise DataError(f"{path}: expected predictions, found references")
     results = content["results"] if isinstance(content.get("results"), dict) else content
     rows = ((f"{path.name}: {video}", video, events) for video, events in results.items())
@@ -80,11 +84,11 @@ def _timeit(problems: Problems, place: str, row: dict) -> tuple[str, list[Event]
         sentences = get(row, "pure_cap", str).split(". ")
     else:
         sentences = [one.strip(" ") for one in get(row, "caption", str).split(".") if len(one) >= SHORTEST]
-    return video, _events(problems, f"{place} ({video})", segments, [f"{one}." for one in sentences])
+    return video, _events(problems, f"{place} ({video})", segments, [f"{one}." for one in sentences], "segments")
 
 
 def _activitynet(problems: Problems, place: str, video: str, row: dict) -> tuple[str, list[Event]]:
-    return video, _events(problems, place, get(row, "timestamps", list), get(row, "sentences", list))
+    return video, _events(problems, place, get(row, "timestamps", list), get(row, "sentences", list), "timestamps")
 
 
 def _youcook2(problems: Problems, place: str, video: str, row: dict) -> tuple[str, list[Event]] | None:
@@ -92,26 +96,34 @@ def _youcook2(problems: Problems, place: str, video: str, row: dict) -> tuple[st
         return None
     steps = get(row, "annotations", list)
     segments, sentences = ([get(step, name, kind) for step in steps] for name, kind in _STEP)
-    return video, _events(problems, place, segments, sentences)
+    return video, _events(problems, place, segments, sentences, "segment")
 
 
 _STEP = (("segment", list), ("sentence", str))
 
 
-def _events(problems: Problems, place: str, segments: list, sentences: Iterable) -> list[Event]:
+def _events(problems: Problems, place: str, segments: list, sentences: list, field: str) -> list[Event]:
     same_length(segments=segments, captions=sentences)
     if not segments:
         raise NoEvents("expected events, found none")
-    events = enumerate(zip(segments, sentences, strict=True))
-    return [_event(problems, f"{place}, event {at}", *pair) for at, pair in events]
+    events = []
+    for at, (times, text) in enumerate(zip(segments, sentences, strict=True)):
+        try:
+            events.append(_event(problems, f"{place}, event {at}", times, text, field))
+        except Malformed as error:
+            raise Malformed(f"event {at}: {error}") from error
+    return events
 
 
-def _event(problems: Problems, place: str, times, text, field: str = "segments") -> Event:
-    start, end = span(times, field)
-    if not isinstance(text, str):
-        raise Malformed(f"expected a caption, found {text!r:.60}")
+def _event(problems: Problems, place: str, times, text, field: str) -> Event:
+    if not isinstance(times, list) or len(times) != 2:
+        raise Malformed(f"field {field!r}: expected [start, end], found {times!r:.60}")
+    start, end = (number(time, field) for time in times)
+    text = get({"caption": text}, "caption", str)
     if end < start:
         problems.add("inverted", place, f"the event [{start}, {end}] ends before it starts")
+    if start < 0:
+        problems.add("negative", place, f"the event [{start}, {end}] starts before the video")
     if not text.strip(" ."):
         problems.add("empty caption", place, f"expected a caption, found {text!r}")
     if not text.isascii():

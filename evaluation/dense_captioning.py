@@ -68,13 +68,10 @@ def score(predictions: Events, references: Events, protocol: str = PROTOCOLS[0],
     counted = [name for name in references if not bare or name in predictions]
     if not counted:
         raise ValueError(f"expected videos to score, found {len(references)} true ones without a prediction")
-    chained = {name for name in counted if soda != "official" or name in predictions}
+    chained = [name for name in counted if soda != "official" or name in predictions]
     videos = {name: _video(predictions.get(name, ()), references[name], bare) for name in counted}
-    _put_into_words(list(videos.values()), in_order=protocol == "timechat")
-    plain = None
-    if soda == "official":
-        plain = captions.tokenize(_ascii(text) for video in videos.values() for text in (*video.said, *video.told))
-    chains = {name: _chain(videos[name], soda, plain) for name in chained}
+    _put_into_words(list(videos.values()), in_order=protocol != "seq2time")
+    chains = dict(zip(chained, _chains([videos[name] for name in chained], soda), strict=True))
     paragraphs = _paragraphs(videos, predictions, protocol)
     found = meteor.statistics(
         [
@@ -87,13 +84,13 @@ def score(predictions: Events, references: Events, protocol: str = PROTOCOLS[0],
     rows = []
     for name, video in videos.items():
         row = {"videos": 1.0} | _events_row(video) | _captions_row(video, found) | _wealth_row(video)
-        row |= {"soda": _soda(*chains[name], found) if name in chained else 0.0, "chained": float(name in chained)}
+        row |= {"soda": _soda(*chains[name], found) if name in chains else 0.0, "chained": float(name in chains)}
         row |= {"para_cider": similar.get(name, 0.0), "paragraphs": float(name in paragraphs)}
         matched = meteor.total(found[paragraphs[name]][None]) if name in paragraphs else np.zeros(meteor.WIDTH)
         rows.append(row | {f"paragraph {at}": value for at, value in enumerate(matched)})
     values, interval = _figures(rows, bare)
     missing = sum(name not in predictions for name in references)
-    counts = {"videos": len(references), "missing": missing}
+    counts = {"videos": len(videos), "missing": missing}
     return values | counts | {"protocol": protocol, "soda": soda, "interval": interval}
 
 
@@ -133,7 +130,7 @@ def _paragraphs(videos: dict[str, Video], predictions: Events, protocol: str) ->
 
 
 def _put_into_words(videos: list[Video], in_order: bool):
-    """Fills in `said_words`, `told_words` and `pairs`, from lists in the order in which TimeChat's script has them."""
+    """Fills in `said_words`, `told_words` and `pairs`, from lists in the order in which the scripts have them."""
     lists = [[text for video in videos for text in video.said], [text for video in videos for text in video.told]]
     matches = [[_matches(video, threshold) for threshold in THRESHOLDS] for video in videos]
     for at in range(len(THRESHOLDS)):
@@ -180,25 +177,36 @@ def _captions_row(video: Video, found: dict) -> dict[str, float]:
     return {"cider": np.mean([np.mean(cider.scores(pairs)) for pairs in video.pairs]), "meteor": np.mean(meteors)}
 
 
-def _chain(video: Video, soda: str, plain: dict | None) -> tuple[np.ndarray, list[list]]:
-    """IoU (true, predicted), and for each the pair for METEOR, `None` where nothing can be won."""
-    starts = [(np.sort(one, axis=1) if soda == "mended" else one)[:, 0] for one in (video.predicted, video.true)]
-    order, true_order = (np.argsort(one, kind="stable") for one in starts)
-    scored = order
-    if soda == "timechat":  # in the file's order, but scores come in that of the places' names: "0", "1", "10", "2" …
-        order, true_order = np.arange(len(video.said)), np.arange(len(video.told))
-        scored = np.array(sorted(order, key=str), dtype=int)
-    overlap = iou(video.predicted, video.true, turned=soda != "official")[order][:, true_order].T
-    said, told = video.said_words, video.told_words
-    if plain:
-        said, told = ([plain[_ascii(text)] for text in texts] for texts in (video.said, video.told))
-    said, told = [said[at] for at in scored], [told[at] for at in true_order]
+def _chains(videos: list[Video], soda: str) -> list[tuple[np.ndarray, list[list]]]:
+    """Of each video IoU (true, predicted), and for each the pair for METEOR, `None` where nothing can be won."""
+    overlaps, said, told = [], [], []
+    for video in videos:
+        order, true_order = _order(video.predicted, soda), _order(video.true, soda)
+        overlaps.append(iou(video.predicted, video.true, turned=soda != "official")[order][:, true_order].T)
+        # TimeChat's scores come in the order of the places' names: "0", "1", "10", "2" …
+        scored = sorted(order.tolist(), key=str) if soda == "timechat" else order
+        said.append([(video.said if soda == "official" else video.said_words)[at] for at in scored])
+        told.append([(video.told if soda == "official" else video.told_words)[at] for at in true_order])
+    if soda == "official":
+        made = captions.tokenize_in_order([[_ascii(text) for own in side for text in own] for side in (said, told)])
+        said, told = (
+            [list(islice(words, len(own))) for own in side]
+            for words, side in zip(map(iter, made), (said, told), strict=True)
+        )
     # Both SODA codes call the prediction the reference.
     pairs = [
-        [(truth, text) if value > 0 else None for text, value in zip(said, row, strict=True)]
-        for truth, row in zip(told, overlap, strict=True)
-    ]
-    return overlap, pairs
+        [[(truth, text) if value > 0 else None for text, value in zip(ours, row, strict=True)]
+         for truth, row in zip(theirs, overlap, strict=True)]
+        for overlap, ours, theirs in zip(overlaps, said, told, strict=True)
+    ]  # fmt: skip
+    return list(zip(overlaps, pairs, strict=True))
+
+
+def _order(spans: np.ndarray, soda: str) -> np.ndarray:
+    """Places of events as the chain goes through them: by their start, or as in TimeChat's file."""
+    if soda == "timechat":
+        return np.arange(len(spans))
+    return np.argsort((np.sort(spans, axis=1) if soda == "mended" else spans)[:, 0], kind="stable")
 
 
 def _soda(overlap: np.ndarray, pairs: list[list], found: dict) -> float:
@@ -249,7 +257,7 @@ def _figures(rows: list[dict], bare: bool) -> tuple[dict, dict]:
             "para_meteor": 100 * meteor.score(paragraph),
             "mean_predictions": mean("predictions", scale=1.0),
             "l_avg": mean("words", "predictions", scale=1.0),
-            "ttr": mean("ttr", "with_words", scale=1.0),
+            "ttr": mean("ttr", "with_words"),
         }
 
     return summarise(columns, figures)

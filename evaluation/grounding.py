@@ -44,7 +44,7 @@ def score(predictions: dict[str, Moments | None], references: dict[str, Moments]
     counted = {name: truth for name, truth in references.items() if not only_answered or name in predictions}
     there = [name for name, windows in counted.items() if len(windows)]
     absent = [name for name, windows in counted.items() if not len(windows)]
-    windows, ranked = [counted[name] for name in there], [predictions.get(name) or [] for name in there]
+    windows, ranked = [counted[name] for name in there], [_given(predictions.get(name)) for name in there]
 
     best = overlaps(ranked, windows, max(DEPTHS), in_order=protocol == "seq2time").max(axis=2, initial=0.0)
     columns = {f"r{k}@{iou}": (best[:, :k] >= iou).any(axis=1) for k in DEPTHS for iou in THRESHOLDS}
@@ -64,6 +64,10 @@ def score(predictions: dict[str, Moments | None], references: dict[str, Moments]
         share, spread = means({"absent_found": found})
         figures, interval, counts = figures | share, interval | spread, counts | {"absent": len(absent)}
     return {**figures, **counts, "protocol": protocol, "interval": interval}
+
+
+def _given(moments: Moments | None) -> Moments:
+    return [] if moments is None else moments
 
 
 def overlaps(

@@ -28,12 +28,13 @@ CLIP, ANNOTATORS = 2, 3  # seconds; people
 
 def score(predictions: dict, references: dict, protocol: str = PROTOCOLS[0]) -> dict:
     """
-    `predictions` are a score per clip; `references` are (duration in seconds, ids of the clips with scores, their
-    scores `(clips, annotators)`).
+    `predictions` are a score per clip, or None; `references` are (duration in seconds, ids of the clips with scores,
+    their scores `(clips, annotators)`).
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {protocol!r}")
-    answered = [name for name in references if len(predictions.get(name, ()))]
+    predictions = {name: one for name, one in predictions.items() if one is not None and len(one)}
+    answered = [name for name in references if name in predictions]
     missing = len(references) - len(answered)
     truth, lengths = _truth([references[name] for name in answered])
     given = [np.asarray(predictions[name], dtype=float) for name in answered]
@@ -63,7 +64,7 @@ def clips(duration: float) -> int:
 def _truth(references: list[tuple]) -> tuple[np.ndarray, np.ndarray]:
     """The annotators' scores, `(queries, annotators, clips)`, and how many clips each video has."""
     lengths = np.array([clips(duration) for duration, *_ in references], dtype=int)
-    truth = np.zeros((len(references), ANNOTATORS, max(lengths, default=0)))
+    truth = np.zeros((len(references), ANNOTATORS, max(lengths, default=1)))
     for row, (_, ids, scores) in zip(truth, references, strict=True):
         row[:, np.asarray(ids, dtype=int)] = np.asarray(scores, dtype=float).reshape(-1, ANNOTATORS).T
     return truth, lengths

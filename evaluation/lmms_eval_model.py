@@ -9,10 +9,8 @@ import json
 import os
 import re
 import sys
-import tomllib
 import warnings
 from itertools import chain
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +18,8 @@ from tqdm import tqdm
 
 from modeling_seq2time import Answer, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
 from modeling_seq2time.time_notation import Notation
+
+from .run_settings import PROMPTS, as_phrase, read_prompts
 
 
 try:
@@ -34,7 +34,6 @@ GROUNDING_TASKS = {  # and which field of their documents is the query
     "timelens_qvhighlights": "query",
     "extremewhenbench": "question",
 }
-PROMPTS = Path(__file__).with_name("prompts.toml")
 SAMPLING = ("temperature", "top_k", "top_p")
 SETTINGS = ("do_sample", "max_new_tokens", "num_beams", "repetition_penalty", *SAMPLING)
 
@@ -115,10 +114,11 @@ class Seq2TimeForLmmsEval(lmms):
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         alone = device if self._world_size == 1 else None
         self.device = torch.device(alone or self.accelerator.device)
-        self.model = Seq2TimeForConditionalGeneration.from_pretrained(pretrained, dtype=dtype).eval().to(self.device)
+        place = {"": self.device}
+        self.model = Seq2TimeForConditionalGeneration.from_pretrained(pretrained, dtype=dtype, device_map=place).eval()
         self.processor = Seq2TimeProcessor.from_pretrained(pretrained)
         self.batch_size, self.constrain, self.own_question = int(batch_size), constrain, own_question
-        self.wording = tomllib.loads(PROMPTS.read_text(encoding="utf-8"))["tvg"] if own_question else "{query}"
+        self.wording = read_prompts(PROMPTS)["tvg"] if own_question else "{query}"
         self.video_kwargs = _given(num_frames=num_frames, decoder=decoder)
         self.search_kwargs = _given(window=window, search_steps=search_steps)
         named = (name.partition(":") for name in grounding_tasks.split("+") if name)
@@ -151,7 +151,7 @@ class Seq2TimeForLmmsEval(lmms):
 
     def _query(self, document: dict, task: str) -> str:
         if field := self.query_fields[task]:
-            return document[field].rstrip(". ")  # the question goes on behind it
+            return as_phrase(document[field])
         raise ValueError(f"own_question needs the field of the query: grounding_tasks={task}:FIELD")
 
     def _search(self, videos: list[str], questions: list[list[str]]) -> list[str]:

@@ -8,6 +8,7 @@ words are all in the captions, no other can match.
 import gzip
 import re
 import tempfile
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import groupby
@@ -37,7 +38,7 @@ def statistics(pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], np.nda
     distinct = list(dict.fromkeys(pairs))
     if not distinct:
         return {}
-    texts = [tuple(text.replace("|", " ") for text in pair) for pair in distinct]
+    texts = [tuple(text.replace("|||", "") for text in pair) for pair in distinct]
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "paraphrases.gz")
         table.write_bytes(gzip.compress(_paraphrases({text for pair in texts for text in pair}), compresslevel=1))
@@ -92,8 +93,9 @@ def _table() -> bytes:
     """
     original = data_file("meteor/data/paraphrase-en.gz")
     kept = cache_folder() / f"paraphrases-{original.stat().st_size}.gz"
-    if kept.exists():
-        return gzip.decompress(kept.read_bytes())
+    with suppress(OSError, EOFError, zlib.error):  # not there, out of reach, or damaged: gzip has a checksum
+        if table := gzip.decompress(kept.read_bytes()):
+            return table
     with gzip.open(original) as lines:
         groups = groupby(zip(lines, lines, lines, strict=True), key=itemgetter(1))
         table = b"\n".join(b"\t".join([phrase[:-1], *(one[2][:-1] for one in group)]) for phrase, group in groups)

@@ -6,25 +6,39 @@ no or half a JSON file, JSON lines of which one is broken, an id that stands twi
 without a usable entry. Ids that are whole numbers are one id however they are written: "7", "07" and 7.
 
 Kinds of problems, each of which concerns one entry, and what becomes of it:
-- malformed: a field is missing or wrong (a time that is no number from 0, say). Of predictions, a grounding answer
+- malformed: a field is missing or wrong (a time that is no number, say). Of predictions, a grounding answer
   counts as unparsed, another one as missing; of references, the entry is left out.
 - inverted: a moment ends before it starts; it is kept, and the protocol says what it means.
-- out of range: a reference scores clips that the video doesn't have; it is left out.
+- negative: a moment starts before its video; it is kept as it is.
+- out of range: a reference scores clips that the video doesn't have, or has an impossible duration; it is left out.
 - empty: a prediction without scores or frames, which counts as missing; a reference without frames is left out.
-- unknown id: a prediction without reference; it is left out. `check_known` names these.
+- unknown id: a prediction without reference; it is left out. `evaluation.score` names these.
 - length: a prediction has more or fewer clips or frames than its reference; the metrics say what that means.
-  `check_lengths` names these.
+  `evaluation.score` names these, too.
 """
 
 import json
 from collections.abc import Iterable
-from math import isfinite, nan
 from pathlib import Path
 
-from dataset_scripts.fields import Malformed, get, identifier, kept, opened, read_json, read_jsonl, same_length, seconds
+from dataset_scripts.fields import (
+    Malformed,
+    get,
+    identifier,
+    kept,
+    number,
+    opened,
+    read_json,
+    read_jsonl,
+    same_length,
+    seconds,
+)
 from dataset_scripts.items import DataError, Problems
 
-from .highlights import ANNOTATORS, clips
+from .highlights import ANNOTATORS, CLIP, clips
+
+
+LONGEST = 86_400  # seconds of a video: beyond it a duration is a mistake
 
 
 class OutOfRange(Malformed):
@@ -86,21 +100,6 @@ def highlight_references(path: Path, problems: Problems) -> dict[str, tuple[floa
     return some(path, distinct(path, found), problems)
 
 
-def check_known(predictions: dict, references: dict, path: Path, problems: Problems) -> dict:
-    """The predictions that have a reference. The others are named."""
-    for name in predictions:
-        if name not in references:
-            problems.add("unknown id", path.name, f"{name!r} has no reference")
-    return {name: one for name, one in predictions.items() if name in references}
-
-
-def check_lengths(predictions: dict, lengths: dict[str, int], path: Path, problems: Problems):
-    """Names predictions that have more or fewer entries than the reference has clips or frames."""
-    for name, one in predictions.items():
-        if name in lengths and len(one) != lengths[name]:
-            problems.add("length", f"{path.name}: {name}", f"expected {lengths[name]} entries, found {len(one)}")
-
-
 def _content(path: Path) -> dict | list[tuple[str, dict]]:
     """A JSON object, or (place, row) of a JSON list or of lines. QVHighlights' lines also come as `.json`."""
     with opened(path) as lines:
@@ -143,8 +142,8 @@ def _events(path: Path, content: dict, problems: Problems) -> Iterable[tuple[str
     rows = ((f"{path.name}: {video}", video, row) for video, row in content.items())
     videos = kept(problems, lambda place, video, row: (place, video, get(row, "timestamps", list)), rows)
     for place, video, windows in videos:
-        for number, window in enumerate(windows):
-            yield f"{place}, event {number}", f"{video}/{number}", {"timestamp": window}
+        for at, window in enumerate(windows):
+            yield f"{place}, event {at}", f"{video}/{at}", {"timestamp": window}
 
 
 def _answer(place: str, row: dict | list, field: str, problems: Problems) -> list[tuple] | None:
@@ -174,27 +173,19 @@ def _moments(place: str, row: dict | list, field: str, problems: Problems) -> li
     for start, end, *_ in moments:
         if end < start:
             problems.add("inverted", place, f"the moment [{start}, {end}] ends before it starts")
+        if start < 0:
+            problems.add("negative", place, f"the moment [{start}, {end}] starts before the video")
     return moments
 
 
 def _moment(value, field: str) -> tuple:
     if not isinstance(value, list) or len(value) not in (2, 3):
         raise Malformed(f"field {field!r}: expected [start, end] or [start, end, score], found {value!r:.60}")
-    return (seconds(value[0], field), seconds(value[1], field), *(_number(one, field) for one in value[2:]))
-
-
-def _number(value, field: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = nan
-    if not isfinite(number):
-        raise Malformed(f"field {field!r}: expected numbers, found {value!r:.60}")
-    return number
+    return (number(value[0], field), number(value[1], field), *(number(one, field) for one in value[2:]))
 
 
 def _clip_scores(place: str, name: str, row: dict) -> tuple[str, list[float]]:
-    scores = [_number(one, "pred_saliency_scores") for one in get(row, "pred_saliency_scores", list)]
+    scores = [number(one, "pred_saliency_scores") for one in get(row, "pred_saliency_scores", list)]
     if not scores:
         raise Empty("field 'pred_saliency_scores': expected a score per clip, found none")
     return name, scores
@@ -202,14 +193,16 @@ def _clip_scores(place: str, name: str, row: dict) -> tuple[str, list[float]]:
 
 def _saliency(place: str, name: str, row: dict) -> tuple[str, tuple]:
     duration = seconds(get(row, "duration", (int, float)), "duration")
+    if not CLIP <= duration <= LONGEST:
+        raise OutOfRange(f"field 'duration': expected {CLIP} to {LONGEST} seconds, found {duration:g}")
     ids, scores = get(row, "relevant_clip_ids", list), get(row, "saliency_scores", list)
     same_length(relevant_clip_ids=ids, saliency_scores=scores)
-    for number, three in zip(ids, scores, strict=True):
-        if not isinstance(number, int) or not 0 <= number < clips(duration):
-            raise OutOfRange(f"field 'relevant_clip_ids': expected 0 to {clips(duration) - 1}, found {number!r:.60}")
+    for clip, three in zip(ids, scores, strict=True):
+        if not isinstance(clip, int) or not 0 <= clip < clips(duration):
+            raise OutOfRange(f"field 'relevant_clip_ids': expected 0 to {clips(duration) - 1}, found {clip!r:.60}")
         if not isinstance(three, list) or len(three) != ANNOTATORS:
             raise Malformed(f"field 'saliency_scores': expected {ANNOTATORS} scores for a clip, found {three!r:.60}")
-    return name, (duration, ids, [[_number(one, "saliency_scores") for one in three] for three in scores])
+    return name, (duration, ids, [[number(one, "saliency_scores") for one in three] for three in scores])
 
 
 def distinct(path: Path, pairs: Iterable[tuple], numbers: bool = True) -> dict:

@@ -8,7 +8,7 @@ from dataset_scripts.items import DataError
 
 from .answer_log import AnswerLog
 from .benchmarks import BENCHMARKS, as_files, queries
-from .score import score_files
+from .score import score_files, summary
 from .tables import markdown
 
 
@@ -25,12 +25,13 @@ def write_results(plan, log: AnswerLog, problems: list[str]) -> dict:
         files = [log.folder / f"{task}.{name}.json" for name in ("predictions", "references")]
         for file, content in zip(files, as_files(task, plan.source, plan.all, answers, args.protocol), strict=True):
             _write(file, content)
-        figures, _ = score_files(task, *files, protocol=args.protocol)
-        told = [answer for row in answers.values() for answer in row["answers"]]
+        figures, found = score_files(task, *files, protocol=args.protocol)
+        problems = problems + [f"{task}, {line}" for line in summary(found)]
+        given = [answer for row in answers.values() for answer in row["answers"]]
         counts = [count for item in plan.all if (count := len(queries(task, item)))]
-        coverage = {"videos": len(answers), "of_videos": len(counts), "queries": len(told), "of_queries": sum(counts)}
-        unread = figures["unparsed"] if task == "choice" else sum(one["failure"] is not None for one in told)
-        tasks[task] = {"coverage": coverage, "malformed": 100 * unread / len(told), "figures": figures}
+        coverage = {"videos": len(answers), "of_videos": len(counts), "queries": len(given), "of_queries": sum(counts)}
+        unread = figures["unparsed"] if task == "choice" else sum(one["failure"] is not None for one in given)
+        tasks[task] = {"coverage": coverage, "malformed": 100 * unread / len(given), "figures": figures}
     if not tasks:
         raise DataError(f"no video could be asked about: {'; '.join(problems[:3])}")
     results = {"benchmark": args.benchmark, "title": BENCHMARKS[args.benchmark].title, "split": args.split}

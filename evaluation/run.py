@@ -7,8 +7,8 @@ all of its queries. Answers are appended to the output folder as they come: afte
 any number of processes. At the end the folder holds predictions and references in the peers' file formats,
 results.json and results.md.
 
-Videos that are missing or can't be decoded are named. Figures are those of the videos that are there, and labelled as
-partial; the next call of the same command asks about those that have come since.
+Videos that are missing or can't be decoded are named. Figures are those of the videos that were answered, and labelled
+as partial; the next call of the same command asks about those that have come since.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -96,9 +97,9 @@ class Plan:
         self.model = model_folder(args.model)
         self.settings = read_settings(args, self.source, self.model)
         self.present = [(item, found) for item in self.expected if (found := locate(item, self.finder, problems))]
-        self.problems = [self.told(kind, place, detail) for kind, place, detail, _ in problems.found]
+        self.problems = [self.as_line(kind, place, detail) for kind, place, detail, _ in problems.found]
 
-    def told(self, kind: str, place: str, detail: str) -> str:
+    def as_line(self, kind: str, place: str, detail: str) -> str:
         """A problem in a line, without paths of this machine."""
         folder = str(self.finder.folder)
         return f"{kind}: {place}: " + detail.replace(f"{folder}/", "").replace(f" below {folder}", "")
@@ -133,32 +134,34 @@ def agreed(state: PartialState, prepare: Callable):
 
 def ask(plan: Plan, log: AnswerLog, state: PartialState) -> list[str]:
     """Asks what isn't answered yet, this process its share of it. Returns what all found wrong with videos."""
-    done = agreed(state, lambda: set(log.read()))
+    agreed(state, lambda: log.open(state.process_index))
+    done = agreed(state, lambda: set(log.read()))  # the same for all: nobody appends before all have read
     if not plan.present and not done:
         nothing = "none of its videos is there" if plan.expected else "nothing can be asked about its videos"
         raise DataError(f"{plan.args.benchmark}, {plan.args.split}: {nothing}, looked for below {plan.finder.folder}")
-    log.open(state.process_index)  # by now all have read what an earlier run left
     todo = [batch for batch in plan.batches(done) if batch][state.process_index :: state.num_processes]
-    total = sum(bool(queries(task, item)) for item, _ in plan.present for task in plan.args.task)
+    planned = {(item.key, task) for item, _ in plan.present for task in plan.args.task if queries(task, item)}
     began, unusable = time.perf_counter(), []
-    with tqdm(total=total, unit="answer", disable=not state.is_main_process or None) as bar:
+    hidden = not state.is_main_process or None  # None: hidden where no terminal is
+    with tqdm(total=len(planned), initial=len(planned & done), unit="answer", disable=hidden) as bar:
 
         def tell():
-            bar.update(min(log.count(), total) - bar.n)
+            if not bar.disable:
+                bar.update(log.count())
 
-        tell()
         if todo:
             asker = Asker(plan.args, plan.model, plan.settings, state.device)
             began = time.perf_counter()
             unusable = answer_all(todo, asker, plan.source, plan.finder, log, tell)
-    asked = sum(map(len, todo)) - len(unusable)
-    shares = gather_object([(asked, time.perf_counter() - began)])
+        asked = sum(map(len, todo)) - len(unusable)
+        shares = gather_object([(asked, time.perf_counter() - began)])
+        tell()  # what the others answered meanwhile
     if state.is_main_process and sum(count for count, _ in shares):
         seconds = max(spent for _, spent in shares)
         speed = {"videos": sum(count for count, _ in shares), "seconds": round(seconds, 1), "processes": len(shares)}
         with atomic_writer(log.folder / "speed.json") as lines:
             json.dump(speed | {"videos_per_second": round(speed["videos"] / seconds, 3)}, lines, indent=1)
-    return [plan.told(*one) for one in sorted(gather_object(unusable))]
+    return [plan.as_line(*one) for one in sorted(gather_object(unusable))]
 
 
 def evaluate(args, state: PartialState):
@@ -171,8 +174,11 @@ def evaluate(args, state: PartialState):
 
     plan, log = agreed(state, prepare)
     if state.is_main_process:
-        print(f"{args.benchmark}, {args.split}: {len(plan.present):,} of {len(plan.expected):,} videos are there")
-    unusable = ask(plan, log, state)
+        limited = f" (of {len(plan.all):,}: --limit)" if len(plan.expected) < len(plan.all) else ""
+        found = f"{len(plan.present):,} of {len(plan.expected):,} videos are there"
+        print(f"{args.benchmark}, {args.split}: {found}{limited}")
+    with closing(log):
+        unusable = ask(plan, log, state)
     if state.is_main_process:
         problems = plan.problems + unusable
         for problem in problems[:SHOWN]:

@@ -31,6 +31,11 @@ def read_prompts(path: Path) -> dict[str, str]:
     return prompts
 
 
+def as_phrase(query: str) -> str:
+    """A query as part of a sentence: without its full stop."""
+    return query.rstrip(". ") or query
+
+
 def model_folder(model: str) -> Path:
     """Where a model lies, a repository's after it was fetched (once)."""
     if Path(model).is_dir():

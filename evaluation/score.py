@@ -77,50 +77,85 @@ def parse_arguments() -> argparse.Namespace:
             command.add_argument("--soda", choices=choices, help="variant of SODA_c (default: that of the protocol)")
         if name == "segmentation":
             command.add_argument("--background", nargs="*", default=["background"], help="labels that are no action")
+            command.add_argument("--videos", type=Path, metavar="FILE", help="only these: MS-TCN's .bundle")
     return parser.parse_args()
 
 
 def options(args: argparse.Namespace) -> dict:
-    return {name: value for name, value in vars(args).items() if name in ("protocol", "soda", "background")}
+    return {name: value for name, value in vars(args).items() if name in ("protocol", "soda", "background", "videos")}
 
 
-def score_files(name: str, predictions: Path, references: Path, **options) -> tuple[dict, Problems]:
-    """The figures of two files, and what is wrong in them."""
+def score_files(
+    name: str, predictions: Path, references: Path, videos: Path | None = None, **options
+) -> tuple[dict, Problems]:
+    """The figures of two files, and what is wrong in them; only of those `videos` if a file names some."""
     task, problems = TASKS[name], Problems()
     true = task.references(references, problems)
     found = task.predictions(predictions, problems)
-    known = moment_files.check_known(found, true, predictions, problems)
-    if found and not known:
+    if videos:
+        names = label_files.video_names(videos)
+        if strange := sorted(names - true.keys()):
+            raise DataError(f"{videos}: expected names of {references}, found {strange[0]!r}")
+        true, found = ({key: one for key, one in content.items() if key in names} for content in (true, found))
+    known = check_known(found, true, predictions, problems)
+    if not known and not found:
+        raise DataError(f"{predictions}: expected predictions, found none that can be used" + _first(problems))
+    if not known:
         raise DataError(
             f"{predictions}: expected ids of {references}, such as {next(iter(true))!r}, found {next(iter(found))!r}"
         )
     if task.lengths:
         lengths = {name: task.lengths(one) for name, one in true.items()}
-        moment_files.check_lengths(known, lengths, predictions, problems)
-    try:
-        return task.metric.score(known, true, **options), problems
-    except ValueError as error:
-        raise DataError(f"{predictions}: {error}") from error
+        check_lengths(known, lengths, predictions, problems)
+    return task.metric.score(known, true, **options), problems
+
+
+def check_known(predictions: dict, references: dict, path: Path, problems: Problems) -> dict:
+    """The predictions that have a reference. The others are named."""
+    for name in predictions:
+        if name not in references:
+            problems.add("unknown id", path.name, f"{name!r} has no reference that can be used")
+    return {name: one for name, one in predictions.items() if name in references}
+
+
+def check_lengths(predictions: dict, lengths: dict[str, int], path: Path, problems: Problems):
+    """Names predictions that have more or fewer entries than the reference has clips or frames."""
+    for name, one in predictions.items():
+        if len(one) != lengths[name]:
+            problems.add("length", f"{path.name}: {name}", f"expected {lengths[name]} entries, found {len(one)}")
+
+
+def _first(problems: Problems) -> str:
+    return "".join(f": {place}: {detail}" for _, place, detail, _ in problems.found[:1])
 
 
 def report(problems: Problems):
-    """Every kind of problem with its number and first examples, on the error stream."""
+    """On the error stream."""
+    for line in summary(problems):
+        print(line, file=sys.stderr)
+
+
+def summary(problems: Problems) -> list[str]:
+    """Every kind of problem with its number and first examples."""
+    lines = []
     for kind, count in problems.counts.items():
         examples = [f"{place}: {detail}" for one, place, detail, _ in problems.found if one == kind][:SHOWN]
-        print(f"{kind} ({count}): {'; '.join(examples)}{'; …' if count > SHOWN else ''}", file=sys.stderr)
+        lines.append(f"{kind} ({count}): {'; '.join(examples)}{'; …' if count > SHOWN else ''}")
+    return lines
 
 
 def table(result: dict) -> str:
     """Figures with their intervals, then counts."""
     interval = result["interval"]
     lines = [f"protocol {result['protocol']}{', SODA_c ' + result['soda'] if 'soda' in result else ''}"]
+    width = max(map(len, interval), default=0)
     for name, value in result.items():
         if name in interval:
             low, high = interval[name]
-            lines.append(f"  {name:<18} {value:9.4f}   [{low:.4f}, {high:.4f}]")
+            lines.append(f"  {name:<{width}} {value:9.4f}   [{low:.4f}, {high:.4f}]")
     counts = [f"{value} {name}" for name, value in result.items() if isinstance(value, int)]
     return "\n".join([*lines, f"  {', '.join(counts)}; in brackets: 95 % bootstrap intervals"])
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="")

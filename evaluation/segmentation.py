@@ -37,6 +37,7 @@ def score(
 ) -> dict:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, found {protocol!r}")
+    predictions = {name: one for name, one in predictions.items() if one is not None}
     rows = [_row(predictions.get(name, ()), truth, protocol, background) for name, truth in references.items()]
     figures, interval = summarise(np.array(rows, dtype=float).reshape(len(rows), 4 + 2 * len(OVERLAPS)), _figures)
     missing = sum(name not in predictions for name in references)

@@ -35,10 +35,15 @@ def right_answers(path: Path) -> dict[str, dict]:
 
 def _videos(file: Path, problems: Problems) -> Iterator[tuple[str, list[tuple[str, dict]]]]:
     for video, content in read_json(file, dict).items():
-        place, rows = f"{file.name}: {video}", []
+        place, rows, known = f"{file.name}: {video}", [], set()
         for dimension in content if isinstance(content, dict) else ("",):
             for asked in kept(problems, _asked, [(place, content, dimension)]):
-                rows += kept(problems, _row, ((*one, video, dimension) for one in numbered(place, asked)))
+                for key, row in kept(problems, _row, ((*one, video, dimension) for one in numbered(place, asked))):
+                    if (dimension, row["question"]) in known:
+                        problems.add("duplicate id", place, f"{dimension}: {row['question']!r:.60} was there before")
+                        continue
+                    known.add((dimension, row["question"]))
+                    rows.append((key, row))
         yield video, rows
 
 

@@ -112,6 +112,11 @@ class VideoReader:
     def between(self, start: float, end: float) -> np.ndarray:
         """Places of the frames shown from second `start` on and before `end`."""
         times = np.asarray(self._times)
+        if len(times) < self.num_frames and end > times[-1]:
+            raise VideoDecodingError(
+                f"{self.name}: seconds {start:.2f} to {end:.2f} were asked for; the file declares {self.num_frames} "
+                f"frames, but ends after {len(times)}, at {times[-1]:.2f} s"
+            )
         return np.flatnonzero((times >= start - 1e-6) & (times < end - 1e-6))
 
     def shown(self, start: float, end: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataset_scripts.sources import open_source
 from evaluation.benchmark_videos import Part, Unusable, open_part
 from modeling_seq2time.video_decoding import PyAVReader, open_video
 from tests.sources import write_lines
-from tests.videos import read_number, write_video
+from tests.videos import read_number, with_index_in_front, write_video
 
 
 @pytest.fixture
@@ -62,6 +62,16 @@ def test_the_annotations_duration_counts(folder):
 def test_events_are_not_judged(folder):
     wrong = [Event("back", [(3, 1)]), Event("late", [(70, 80)]), Event("late", [(70, 80)], saliency=[(99.0, 2.0)])]
     assert part_of(folder, events=wrong).num_frames == 100
+
+
+def test_a_file_that_ends_before_what_it_declares_is_no_shorter_video(folder):
+    """Its frames would stand for times that they don't show."""
+    file = folder / "abcdefghijk.mp4"
+    whole = with_index_in_front(file, folder / "whole.mp4")
+    file.write_bytes(whole[: len(whole) // 2])
+    assert open_video(str(file)).read([0])
+    with pytest.raises(Unusable, match="the file declares .* frames, but ends after"):
+        part_of(folder)
 
 
 def test_unusable_files_say_why(folder):

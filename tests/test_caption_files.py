@@ -27,7 +27,7 @@ def test_predictions_of_timechat_and_of_the_activitynet_challenge(read):
     expected = {"v": [((0, 2.5), "cut bread.")], "w": []}
     assert read(predictions, {"v": [EVENT], "w": []}) == (expected, [])
     sentence = {"timestamp": [0, 2.5], "sentence": "cut bread."}
-    assert read(predictions, {"version": "1", "results": {"v": [sentence], "w": []}}) == (expected, [])
+    assert read(predictions, {"version": 1.3, "results": {"v": [sentence], "w": []}}) == (expected, [])
 
 
 def test_references_of_timeit(read):
@@ -60,16 +60,9 @@ def test_references_of_activitynet_and_youcook2(read):
 @pytest.mark.parametrize(
     "event, kind, said",
     [
-        (
-            {"timestamp": [5, 2], "caption": "x y"},
-            "inverted",
-            r"the event \[5.0, 2.0\] ends before",
-        ),
-        (
-            {"timestamp": [5, 7], "caption": " . "},
-            "empty caption",
-            "expected a caption, found ' . '",
-        ),
+        ({"timestamp": [5, 2], "caption": "x y"}, "inverted", r"the event \[5.0, 2.0\] ends before it starts"),
+        ({"timestamp": [-0.5, 7], "caption": "x"}, "negative", r"the event \[-0.5, 7.0\] starts before the video"),
+        ({"timestamp": [5, 7], "caption": " . "}, "empty caption", "expected a caption, found ' . '"),
         ({"timestamp": [5, 7], "caption": "café"}, "non-ASCII", "found 'café'"),
     ],
 )
@@ -86,9 +79,13 @@ def test_odd_events_are_named_and_kept(read, event, kind, said):
         ({"caption": "x"}, "expected a field 'timestamp', found 'caption'"),
         ({"timestamp": [1, 2]}, "expected a field 'caption', found 'timestamp'"),
         ({"timestamp": [1], "caption": "x"}, r"field 'timestamp': expected \[start, end\], found \[1\]"),
-        ({"timestamp": [1, "soon"], "caption": "x"}, "field 'timestamp': expected seconds from 0, found 'soon'"),
-        ({"timestamp": [1, float("nan")], "caption": "x"}, "field 'timestamp': expected seconds from 0, found nan"),
+        ({"timestamp": [1, "soon"], "caption": "x"}, "field 'timestamp': expected a number, found 'soon'"),
+        ({"timestamp": [1, float("nan")], "caption": "x"}, "field 'timestamp': expected a number, found nan"),
         ({"timestamp": [1, 2], "caption": None}, "field 'caption': expected a text, found None"),
+        (
+            {"timestamp": [1, 2], "caption": "a \ud800"},
+            "field 'caption': expected text, found half of a surrogate pair",
+        ),
         ("x", "expected an object with a field"),
     ],
 )
@@ -97,6 +94,18 @@ def test_a_malformed_event_is_named_and_left_out(read, event, said):
     assert len(found["v"]) == 2
     assert problems[0][0] == "malformed"
     assert re.match(f"file.json: v, event 1: {said}", problems[0][1])
+
+
+def test_an_event_of_a_reference_at_fault_is_named_by_its_place(read):
+    entry = {"timestamps": [[0, 1], [2, "x"]], "sentences": ["a", "b"]}
+    found, problems = read(references, {"v": entry, "w": {"timestamps": [[0, 1]], "sentences": ["a"]}})
+    assert list(found) == ["w"]
+    assert problems == [("malformed", "file.json: v: event 1: field 'timestamps': expected a number, found 'x'")]
+
+
+def test_short_sentences_are_none_of_timits_captions(read):
+    row = {"image_id": "v", "segments": [[0, 1]], "caption": "Cuts .Cut it."}
+    assert read(references, {"annotations": [row]})[0] == {"v": [((0, 1), "Cut it.")]}
 
 
 def test_a_reference_at_fault_is_named_and_left_out(read):
@@ -122,6 +131,7 @@ def test_a_reference_at_fault_is_named_and_left_out(read):
         (predictions, '{"v": [], "v": []}', "'v' stands twice in one object"),
         (predictions, '{"v": [{"timestamp": [0, 1], "capt', "expected JSON: Unterminated string"),
         (predictions, [], "expected a JSON object, found a list"),
+        (predictions, "[" * 100_000, "expected JSON: maximum recursion depth"),
         (predictions, {"annotations": []}, "expected predictions, found references"),
         (predictions, {"v": {"timestamps": [[0, 1]], "sentences": ["x"]}}, "expected predictions, found references"),
         (

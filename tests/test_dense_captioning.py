@@ -111,7 +111,7 @@ def test_the_truth_scores_100():
     assert found["soda_c"] == pytest.approx(100, abs=1e-5)  # the field's IoU divides by the union + 1e-8
     assert found["meteor"] == pytest.approx(100, abs=1e-9)
     assert found["cider"] == pytest.approx(1_000)  # CIDEr is 10 at best
-    assert (found["mean_predictions"], found["l_avg"], found["ttr"]) == (2, 5, 9 / 10)
+    assert (found["mean_predictions"], found["l_avg"], found["ttr"]) == (2, 5, pytest.approx(90))
     assert set(found["interval"]) == FIGURES
     assert all(
         low <= found[name] + 1e-9 and found[name] <= high + 1e-9 for name, (low, high) in found["interval"].items()
@@ -142,11 +142,21 @@ def test_a_missing_video_scores_0_or_isnt_counted():
     assert score({"v": SCENE}, truth)["f1"] == pytest.approx(50)
     assert score({"v": SCENE, "w": []}, truth)["f1"] == pytest.approx(50)
     assert score({"v": SCENE}, truth, "timechat")["f1"] == pytest.approx(50)
-    assert score({"v": SCENE}, truth, "vtimellm")["f1"] == pytest.approx(100)
+    found = score({"v": SCENE}, truth, "vtimellm")
+    assert found["f1"] == pytest.approx(100)
+    assert (found["videos"], found["missing"]) == (1, 1), (
+        "those that the figures are about, and those that aren't there"
+    )
     assert score({"v": SCENE, "w": []}, truth, "vtimellm")["f1"] == pytest.approx(2 / (1 / 0.5 + 1 / 0.5) * 100)
     found = score({}, truth)
     assert {found[name] for name in FIGURES} == {0}
     assert (found["videos"], found["missing"]) == (2, 2)
+
+
+def test_only_so_many_predictions_count_for_vtimellm():
+    late = [((30.0, 40.0), "x")] * 999 + SCENE
+    assert score({"v": late}, {"v": SCENE}, "vtimellm")["recall"] == pytest.approx(50)
+    assert score({"v": late}, {"v": SCENE})["recall"] == pytest.approx(100)
 
 
 def test_an_end_before_its_start_is_turned_round_or_meets_nothing():
@@ -154,6 +164,12 @@ def test_an_end_before_its_start_is_turned_round_or_meets_nothing():
     assert score({"v": turned}, {"v": SCENE})["f1"] == pytest.approx(100)
     assert score({"v": turned}, {"v": SCENE}, "vtimellm")["f1"] == pytest.approx(50)
     assert score({"v": turned}, {"v": SCENE}, soda="official")["soda_c"] < 60
+
+
+def test_the_wealth_of_words_is_that_of_videos_with_words():
+    found = score({"v": SCENE, "w": [], "x": [((0.0, 1.0), "go go go go")]}, dict.fromkeys("vwx", SCENE))
+    assert found["ttr"] == pytest.approx((90 + 25) / 2)
+    assert found["l_avg"] == pytest.approx((10 + 4) / 3)
 
 
 def test_captions_without_words_are_places_only():

@@ -8,29 +8,35 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import grounding, highlights, multiple_choice, segmentation
+from evaluation import dense_captioning, grounding, highlights, multiple_choice, segmentation
 
 
 ROOT = Path(__file__).parent.parent
 CALLS = {
     "grounding": {
-        "predictions": [[[0, 10, 0.2], [5, 20, 0.1]], [], None, [[8, 3, 0.5]]],
-        "references": [[[0, 10]], [], [[1, 2]], [[3, 4], [8, 9]]],
+        "predictions": [None, [[0, 10, 0.2], [5, 20, 0.1]], [], [[8, 3, 0.5]]],
+        "references": [[[1, 2]], [[0, 10]], [], [[3, 4], [8, 9]]],
         "protocol": "qvhighlights",
     },
+    "dense_captioning": {
+        "predictions": [None, [{"timestamp": [0, 9], "caption": "cut bread"}], []],
+        "references": [[{"timestamp": [0, 10], "caption": "cut the bread"}, {"timestamp": [10, 20], "caption": "eat"}]]
+        * 3,
+        "protocol": "vtimellm",
+    },
     "highlights": {
-        "predictions": [[0.0, 1.0, 0.0, 0.5], []],
-        "references": [{"duration": 8, "relevant_clip_ids": [1, 3], "saliency_scores": [[4, 3, 2], [0, 4, 1]]}] * 2,
+        "predictions": [None, [0.0, 1.0, 0.0, 0.5], []],
+        "references": [{"duration": 8, "relevant_clip_ids": [1, 3], "saliency_scores": [[4, 3, 2], [0, 4, 1]]}] * 3,
         "protocol": "timechat",
     },
     "segmentation": {
-        "predictions": [["a", "a", "b"], []],
-        "references": [["a", "b", "b"], ["é"]],
+        "predictions": [None, ["a", "a", "b"], []],
+        "references": [["a"], ["a", "b", "b"], ["é"]],
         "protocol": "ms_tcn",
         "background": ["b"],
     },
     "multiple_choice": {
-        "predictions": ["B", None, "(a) x"],
+        "predictions": [None, "B", "(a) x"],
         "references": [{"answer": answer, "dimension": "order"} for answer in ("B. x", "B. x", "A. x")],
         "protocol": "tempcompass",
     },
@@ -64,11 +70,19 @@ def by_number(values: list) -> dict:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_a_module_gives_what_the_function_gives(results, name):
-    score = {
-        module.__name__.split(".")[-1]: module for module in (grounding, highlights, multiple_choice, segmentation)
-    }
+    modules = (dense_captioning, grounding, highlights, multiple_choice, segmentation)
+    score = {module.__name__.split(".")[-1]: module for module in modules}
     inputs = CALLS[name]
     predictions, references = by_number(inputs["predictions"]), by_number(inputs["references"])
+    if name == "dense_captioning":
+        predictions, references = (
+            {
+                str(key): [(one["timestamp"], one["caption"]) for one in own]
+                for key, own in side.items()
+                if own is not None
+            }
+            for side in (predictions, references)
+        )
     if name == "highlights":
         references = {number: tuple(one.values()) for number, one in references.items()}
     options = {key: inputs[key] for key in inputs if key not in ("predictions", "references")}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dataset_scripts.items import Problems
-from evaluation.score import main, report, table
+from dataset_scripts.items import DataError, Problems
+from evaluation.score import check_known, check_lengths, main, report, table
 
 
 DATA = Path(__file__).parent / "data"
@@ -64,7 +64,7 @@ def test_grounding(scored, files):
     found = json.loads(said.out)
     assert set(found) == MOMENTS | {"miou", "queries", "missing", "unparsed", "protocol", "interval"}
     assert (found["r1@0.5"], found["r1@0.7"], found["miou"], found["missing"]) == (50, 0, 30, 1)
-    assert said.err == "unknown id (1): predictions.json: '9' has no reference\n"
+    assert said.err == "unknown id (1): predictions.json: '9' has no reference that can be used\n"
 
 
 def test_highlights(scored, files):
@@ -84,6 +84,18 @@ def test_segmentation_and_its_background(scored, files):
     assert found["mof"] == pytest.approx(200 / 3)
     found = json.loads(scored("segmentation", *both, "--json", "--background", "rest", "stir").out)
     assert (found["edit"], found["f1@50"]) == (100, 100)
+
+
+def test_segmentation_of_the_videos_of_a_split(scored, files, tmp_path):
+    """MS-TCN's folders hold the truth of all videos, and results of one split; its script reads which those are."""
+    both = files({"a": ["cut"]}, {"a": ["cut"], "b": ["stir"]})
+    assert json.loads(scored("segmentation", *both, "--json").out)["mof"] == 50
+    (tmp_path / "test.bundle").write_text("a.txt\n")
+    found = json.loads(scored("segmentation", *both, "--json", "--videos", str(tmp_path / "test.bundle")).out)
+    assert (found["mof"], found["videos"], found["missing"]) == (100, 1, 0)
+    (tmp_path / "test.bundle").write_text("a.txt\nc.txt\n")
+    with pytest.raises(DataError, match=r"test.bundle: expected names of .*references.json, found 'c'"):
+        scored("segmentation", *both, "--videos", str(tmp_path / "test.bundle"))
 
 
 def test_multiple_choice(scored, files):
@@ -108,6 +120,29 @@ def test_bad_input_is_one_line_and_an_exit_code(files, tmp_path):
     cut.write_text('{"w.mp4": []}')
     done = run(*command, cut)
     assert done.stderr.endswith(f"error: {cut}: expected ids of {references}, such as 'v', found 'w.mp4'\n")
+
+
+def test_predictions_without_one_that_can_be_used_are_refused(files):
+    both = files({}, {"annotations": [{"id": 1, "timestamp": [0, 10]}]})
+    command = ["-m", "evaluation.score", "tvg", "--predictions", both[0], "--references", both[1]]
+    assert run(*command).stderr == f"error: {both[0]}: expected predictions, found none that can be used\n"
+    both[0].write_text('[{"id": 1}]')
+    assert "none that can be used: predictions.json: row 0: expected a field 'qid', found 'id'" in run(*command).stderr
+
+
+def test_help_on_a_terminal_without_greek():
+    done = run("-m", "evaluation.score", "dvc", "--help", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert "precision@?" in done.stdout
+
+
+def test_java_is_told_nothing_by_the_environment(files):
+    both = files(
+        {"v": [{"timestamp": [0, 1], "caption": "cut"}]}, {"v": {"timestamps": [[0, 1]], "sentences": ["cut"]}}
+    )
+    command = ["-m", "evaluation.score", "dvc", "--predictions", both[0], "--references", both[1]]
+    done = run(*command, env=os.environ | {"JAVA_TOOL_OPTIONS": "-verbose:gc"})
+    assert done.returncode == 0, done.stderr
 
 
 def test_scoring_starts_without_the_model_and_without_java(files):
@@ -147,5 +182,17 @@ def test_problems_are_counted_with_their_first_examples(capsys):
 
 def test_the_table_has_figures_with_intervals_and_counts():
     found = table({"miou": 12.5, "queries": 3, "protocol": "timechat", "interval": {"miou": [1.0, 20.0]}})
-    expected = ["protocol timechat", "  miou                 12.5000   [1.0000, 20.0000]"]
+    expected = ["protocol timechat", "  miou   12.5000   [1.0000, 20.0000]"]
     assert found.split("\n") == [*expected, "  3 queries; in brackets: 95 % bootstrap intervals"]
+
+
+def test_predictions_without_reference_are_named_and_left_out():
+    problems = Problems()
+    assert check_known({"7": [1], "8": None}, {"7": [], "9": []}, Path("a/pred.json"), problems) == {"7": [1]}
+    assert problems.found == [("unknown id", "pred.json", "'8' has no reference that can be used", "")]
+
+
+def test_lengths_that_differ_are_named():
+    problems = Problems()
+    check_lengths({"7": [1, 2], "8": [1]}, {"7": 2, "8": 2}, Path("pred.json"), problems)
+    assert problems.found == [("length", "pred.json: 8", "expected 2 entries, found 1", "")]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from modeling_seq2time.video_decoding import VideoDecodingError, decord, open_video, torchcodec
-from tests.videos import read_number, write_video
+from tests.videos import read_number, with_index_in_front, write_video
 
 
 NUM_FRAMES = 150
@@ -142,16 +142,6 @@ def test_a_file_that_starts_in_mid_stream(videos, tmp_path):
     assert len(expected) < NUM_FRAMES - 30
     frames, _ = open_video(cut).read(range(len(expected)))
     np.testing.assert_array_equal(frames, expected)
-
-
-def with_index_in_front(path, target):
-    with av.open(str(path)) as source, av.open(str(target), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                container.mux(packet)
-    return target.read_bytes()
 
 
 def test_truncated_files(videos, tmp_path):

@@ -46,3 +46,13 @@ def write_video(path, num_frames=120, *, codec="libx264", fps=25, options=None, 
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def with_index_in_front(path, target):
+    with av.open(str(path)) as source, av.open(str(target), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    return target.read_bytes()

@@ -31,6 +31,10 @@ class DenseCaptioning(evaluate.Metric):
             description=dense_captioning.__doc__, citation="", inputs_description=INPUTS, features=features
         )
 
+    def _enforce_nested_string_type(self, schema, obj):  # of `evaluate`: it checks the first entry, and not for None
+        if obj is not None:
+            super()._enforce_nested_string_type(schema, obj)
+
     def _compute(self, predictions, references, protocol=dense_captioning.PROTOCOLS[0], soda=None):
         return dense_captioning.score(events(predictions), events(references), protocol, soda)
 

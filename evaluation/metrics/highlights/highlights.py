@@ -23,8 +23,8 @@ FEATURES = {
     },
 }
 INPUTS = """
-predictions: for each query a score per clip; none if there is no answer
-references: for each query QVHighlights' duration, relevant_clip_ids and saliency_scores
+predictions: for each query a score per clip; None or an empty list if there is no answer
+references: for each query an object with QVHighlights' duration, relevant_clip_ids and saliency_scores, no more
 protocol: one of those in the description
 """
 

@@ -17,7 +17,7 @@ except ImportError:  # `evaluate` runs a copy of this file; the path in its `loa
 TEXT = datasets.Value("string")
 INPUTS = """
 predictions: the answer to each question, None if there is none
-references: for each question the right answer, {"answer": "B. …", "dimension": "order"}
+references: for each question the right answer, {"answer": "B. …", "dimension": "order"}, no more
 protocol: one of those in the description
 """
 
@@ -28,6 +28,10 @@ class MultipleChoice(evaluate.Metric):
         return evaluate.MetricInfo(
             description=multiple_choice.__doc__, citation="", inputs_description=INPUTS, features=features
         )
+
+    def _enforce_nested_string_type(self, schema, obj):  # of `evaluate`: it checks the first entry, and not for None
+        if obj is not None:
+            super()._enforce_nested_string_type(schema, obj)
 
     def _compute(self, predictions, references, protocol=multiple_choice.PROTOCOLS[0]):
         return multiple_choice.score(dict(enumerate(predictions)), dict(enumerate(references)), protocol)

@@ -16,7 +16,7 @@ except ImportError:  # `evaluate` runs a copy of this file; the path in its `loa
 
 LABELS = datasets.List(datasets.Value("string"))
 INPUTS = """
-predictions: for each video a label per frame
+predictions: for each video a label per frame, as text; None if there is no prediction
 references: the same
 protocol: one of those in the description
 background: labels that aren't actions
