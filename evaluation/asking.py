@@ -16,7 +16,7 @@ from modeling_seq2time.video_decoding import VideoDecodingError
 
 from .answer_log import AnswerLog
 from .benchmark_videos import Unusable, open_part
-from .benchmarks import queries
+from .benchmarks import queries, video_name
 from .run_settings import as_phrase
 
 
@@ -72,7 +72,7 @@ def as_row(item: Item, task: str, length: float, answers: list[Answer]) -> dict:
 def answer_all(todo, asker: Asker, source, finder: Finder, log: AnswerLog, tell) -> list[tuple[str, str, str]]:
     """
     Asks about batches of `(item, found, tasks)`; while the model answers about one, the next is decoded. Returns the
-    videos that turned out to be unusable, `(kind, key, detail)`.
+    videos that turned out to be unusable, `(kind, name, detail)`.
     """
     side = asker.processor.video_processor.size
     size = (side["height"], side["width"])
@@ -95,9 +95,9 @@ def answer_all(todo, asker: Asker, source, finder: Finder, log: AnswerLog, tell)
                     part = future.result()
                     seen.append((item, tasks, part.duration, asker.watch(part)))
                 except Unusable as error:
-                    unusable.append((error.kind, item.key, str(error)))
+                    unusable.append((error.kind, video_name(item), str(error)))
                 except (VideoDecodingError, OSError) as error:
-                    unusable.append(("corrupt", item.key, str(error)))
+                    unusable.append(("corrupt", video_name(item), str(error)))
             rows = []
             for task in asker.args.task:
                 asked = [one for one in seen if task in one[1]]
