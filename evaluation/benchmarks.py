@@ -65,11 +65,13 @@ def read_items(source: Source, split: str) -> tuple[list[Item], Problems]:
     if source.reader == "qvhighlights":  # its queries have numbers of their own, the same in every file of predictions
         asked: set[str] = set()
         for item in items.values():
-            for event in item.events:
+            events, item.events = item.events, []
+            for event in events:
                 if event.id in asked:
                     problems.add("duplicate id", item.place, f"query {event.id!r} was there before", split)
-            item.events = [event for event in item.events if event.id not in asked]
-            asked.update(event.id for event in item.events)
+                else:
+                    item.events.append(event)
+                asked.add(event.id)
     if not items:
         raise DataError(f"{source.path}: expected videos of split {split!r}, found none")
     return list(items.values()), problems

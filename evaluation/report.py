@@ -26,7 +26,8 @@ def write_results(plan, log: AnswerLog, problems: list[str]) -> dict:
         for file, content in zip(files, as_files(task, plan.source, plan.all, answers, args.protocol), strict=True):
             _write(file, content)
         figures, found = score_files(task, *files, protocol=args.protocol)
-        problems = problems + [f"{task}, {line}" for line in summary(found)]
+        found.found = [one for one in found.found if one[1].startswith(files[1].name) and one[0] != "non-ASCII"]
+        problems = problems + [f"{task}, {line}" for line in summary(found)]  # of the annotations
         given = [answer for row in answers.values() for answer in row["answers"]]
         counts = [count for item in plan.all if (count := len(queries(task, item)))]
         coverage = {"videos": len(answers), "of_videos": len(counts), "queries": len(given), "of_queries": sum(counts)}

@@ -64,9 +64,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"))
     parser.add_argument("--device", help="such as cpu or cuda:1; each process has its own GPU if not given")
     args = parser.parse_args(arguments)
-    for name in ("batch_size", "num_frames", "window", "max_new_tokens", "search_steps", "limit"):
-        if getattr(args, name) is not None and not getattr(args, name) > 0:
-            parser.error(f"--{name.replace('_', '-')}: expected more than 0, found {getattr(args, name)}")
+    least = dict.fromkeys(("batch_size", "num_frames", "search_steps", "limit", "window"), 1)
+    for name, bound in (least | {"max_new_tokens": 32}).items():
+        if getattr(args, name) is not None and not getattr(args, name) >= bound:
+            parser.error(f"--{name.replace('_', '-')}: expected at least {bound}, found {getattr(args, name)}")
     known = BENCHMARKS[args.benchmark]
     args.task = tuple(dict.fromkeys(args.task or known.tasks))
     args.split = args.split or known.split
@@ -195,6 +196,8 @@ def main(arguments: list[str] | None = None):
     cpu = args.device == "cpu" or not torch.accelerator.is_available()
     state = PartialState(cpu=cpu, timeout=timedelta(days=7))
     try:
+        if args.device not in (None, "cpu") and state.num_processes > 1:
+            raise DataError(f"--device {args.device}: {state.num_processes} processes have a device each, name none")
         evaluate(args, state)
     finally:
         state.destroy_process_group()

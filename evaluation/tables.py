@@ -16,7 +16,7 @@ from dataset_scripts.items import DataError
 
 
 PAPER = Path(__file__).with_name("paper.toml")
-TASKS = {"dvc": "dense captioning", "tvg": "grounding", "vhd": "highlights", "choice": "multiple choice"}
+TITLES = {"dvc": "dense captioning", "tvg": "grounding", "vhd": "highlights", "choice": "multiple choice"}
 COLUMNS = {
     "dvc": {"soda_c": "SODA_c", "cider": "CIDEr", "meteor": "METEOR", "f1": "F1", "l_avg": "L_avg", "ttr": "TTR"},
     "tvg": {"r1@0.3": "R@1 (IoU .3)", "r1@0.5": "R@1 (IoU .5)", "r1@0.7": "R@1 (IoU .7)", "miou": "mIoU"},
@@ -41,11 +41,16 @@ def read_results(path: Path) -> dict:
     return results
 
 
-def published(benchmark: str, task: str, ablations: bool = False) -> list[dict]:
-    """What papers state."""
-    rows = tomllib.loads(PAPER.read_text(encoding="utf-8"))["row"]
-    fits = [row for row in rows if (row["benchmark"], row["task"]) == (benchmark, task)]
-    return [row for row in fits if ablations or row.get("shown")]
+def published(benchmark: str, split: str, task: str, ablations: bool = False) -> list[dict]:
+    """What papers state of this split: `model`, `source` and `figures` of each row."""
+    tables = tomllib.loads(PAPER.read_text(encoding="utf-8"))["table"]
+    return [
+        {"model": model, "source": one["source"], "figures": dict(zip(one["figures"], figures, strict=True))}
+        for one in tables
+        if (one["benchmark"], one["split"], one["task"]) == (benchmark, split, task)
+        if ablations or one["shown"]
+        for model, *figures in one["rows"]
+    ]
 
 
 def coverage(found: dict) -> str:
@@ -61,24 +66,28 @@ def table(results: list[dict], task: str, ablations: bool = False) -> list[list[
     """Head and rows: the papers' first, then ours, each figure of ours with its interval."""
     names = COLUMNS[task]
     head, rows = ["model", "from", "videos", "protocol", "malformed", *names.values()], []
-    for row in published(results[0]["benchmark"], task, ablations):
-        figures = [f"{row['figures'][name]:g}" if name in row["figures"] else "" for name in names]
+    for row in published(results[0]["benchmark"], results[0]["split"], task, ablations):
+        figures = [_number(name, row["figures"][name]) if name in row["figures"] else "" for name in names]
         rows.append([row["model"], f"paper: {row['source']}", "not stated", "", "", *figures])
     for result in results:
         found = result["tasks"][task]
         figures = [_figure(found["figures"], name) for name in names]
-        told = [coverage(found["coverage"]), found["figures"]["protocol"], f"{found['malformed']:.1f} %"]
-        rows.append([result["model"], "measured here", *told, *figures])
+        how = [coverage(found["coverage"]), found["figures"]["protocol"], f"{found['malformed']:.1f} %"]
+        rows.append([result["model"], "measured here", *how, *figures])
     return [head, *rows]
 
 
 def _figure(figures: dict, name: str) -> str:
     if name not in figures:
         return ""
-    digits = 3 if name == "ttr" else 1
     low, high = figures["interval"].get(name, (None, None))
-    spread = "" if low is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{figures[name]:.{digits}f}{spread}"
+    spread = "" if low is None else f" [{_number(name, low)}, {_number(name, high)}]"
+    return f"{_number(name, figures[name])}{spread}"
+
+
+def _number(name: str, value: float) -> str:
+    """With as many digits as papers print: two of L_avg, one of all others."""
+    return f"{value:.{2 if name == 'l_avg' else 1}f}"
 
 
 def titled(results: list[dict], ablations: bool = False) -> list[tuple[str, list[list[str]]]]:
@@ -88,7 +97,7 @@ def titled(results: list[dict], ablations: bool = False) -> list[tuple[str, list
         for task in result["tasks"]:
             groups.setdefault((result["benchmark"], result["split"], task), []).append(result)
     return [
-        (f"{group[0]['title']}, {split}: {TASKS[task]}", table(group, task, ablations))
+        (f"{group[0]['title']}, {split}: {TITLES[task]}", table(group, task, ablations))
         for (_, split, task), group in groups.items()
     ]
 
@@ -104,9 +113,9 @@ def markdown(results: list[dict], ablations: bool = False) -> str:
 
 
 NOTE = """\
-Figures are ×100 except L_avg and TTR; in brackets the middle 95 % of a bootstrap. *malformed*: answers that can't be
-read. *paper* rows were measured by others, on the videos that they had. A *partial* row holds the figures of the videos
-that were there, which are not those of the whole benchmark.
+Figures are × 100 except L_avg; in brackets the middle 95 % of a bootstrap. *malformed*: answers that can't be read.
+*paper* rows were measured by others, on the videos that they had. A *partial* row holds the figures of the videos that
+were asked about and answered, which are not those of the whole benchmark.
 """
 
 
@@ -128,4 +137,4 @@ def main(arguments: list[str] | None = None):
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, interrupted="")

@@ -208,3 +208,18 @@ def test_a_key_counts_once(tmp_path):
     write_lines(tmp_path / "captions.jsonl", rows)
     items, problems = read_items(open_benchmark("miniworld", str(tmp_path), "test"), "test")
     assert len(items) == 1 and problems.counts == {"duplicate id": 1}
+
+
+def test_a_query_counts_once(tmp_path):
+    """Files of predictions know a query by its number, or by its question: asked twice it would have two answers."""
+    rows = [highlight_row(qid, query, [1], [[4, 4, 4]]) for qid, query in ((7, "a"), (8, "b"), (7, "c"))]
+    write_lines(tmp_path / "highlight_val_release.jsonl", rows)
+    items, problems = read_items(open_benchmark("qvhighlights", str(tmp_path), "validation"), "validation")
+    assert [event.id for item in items for event in item.events] == ["7", "8"]
+    assert [(kind, detail) for kind, _, detail, _ in problems.found] == [("duplicate id", "query '7' was there before")]
+    question = {"question": "what?\nA. red\nB. blue", "answer": "B. blue"}
+    content = {"1": {"action": [question, question], "speed": [question]}}
+    (tmp_path / "multi-choice.json").write_text(json.dumps(content))
+    items, problems = read_items(open_benchmark("tempcompass", str(tmp_path / "multi-choice.json"), "test"), "test")
+    assert [event.id for event in items[0].events] == ["1/action/0", "1/speed/0"]
+    assert [kind for kind, *_ in problems.found] == ["duplicate id"]

@@ -1,5 +1,6 @@
 """The runner on a mini world: once through, killed and resumed, on two processes, with videos missing."""
 
+import io
 import json
 import os
 import re
@@ -374,9 +375,48 @@ def test_arguments(capsys, tmp_path):
     assert args.output == Path("results/charades_sta-n")
     for wrong, message in (
         (["--task", "dvc"], "charades_sta has tvg"),
-        (["--batch-size", "0"], "--batch-size: expected more than 0, found 0"),
+        (["--batch-size", "0"], "--batch-size: expected at least 1, found 0"),
+        (["--max-new-tokens", "9"], "--max-new-tokens: expected at least 32, found 9"),
         (["--protocol", "vtimellm"], "tvg has seq2time, timechat"),
     ):
         with pytest.raises(SystemExit):
             parse_arguments([*common, *wrong])
         assert message in capsys.readouterr().err
+
+
+def test_the_bar_shows_what_was_planned(options, tmp_path, monkeypatch, capsys):
+    shown = []
+
+    class Bar(runner.tqdm):
+        def __init__(self, disable, **settings):
+            assert disable is None  # where no terminal is
+            super().__init__(disable=False, file=io.StringIO(), **settings)
+            shown.append([self.total, self.n])
+
+        def update(self, n=1):
+            super().update(n)
+            shown[-1].append(self.n)
+
+    monkeypatch.setattr(runner, "tqdm", Bar)
+    here = [*options, "--output", str(tmp_path)]
+    main([*here, "--task", "dvc", "--limit", "3"])
+    main([*here, "--limit", "4"])
+    main([*here, "--task", "tvg", "--limit", "1"])
+    # planned, done before, after each batch of two videos (the last video of the first call came alone), at the end
+    assert [bar[:2] for bar in shown] == [[3, 0], [8, 3], [1, 1]]
+    assert [bar[-1] for bar in shown] == [3, 8, 1] and shown[0][2:] == [0, 2, 3, 3] and shown[1][2:] == [3, 5, 8, 8]
+    assert "miniworld, train: 4 of 4 videos are there (of 6: --limit)\n" in capsys.readouterr().out
+    monkeypatch.undo()
+    monkeypatch.setattr(AnswerLog, "count", lambda _: pytest.fail("nobody sees it"))
+    main(here)
+    assert "miniworld, train: 6 of 6 videos are there\n" in capsys.readouterr().out
+
+
+def test_a_second_run_at_once_is_refused(finished, options):
+    before, other = contents(finished), AnswerLog(finished)
+    other.open(0)
+    with pytest.raises(DataError, match="another run writes its answers there"):
+        main([*options, "--output", str(finished)])
+    other.close()
+    main([*options, "--output", str(finished)])
+    assert contents(finished) == before
