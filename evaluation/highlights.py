@@ -11,9 +11,9 @@ A prediction longer than the video is cut to it for `map_*`; missing clips at it
 prediction as it is, and a clip behind the end is a miss. An empty prediction is none.
 
 Protocols:
-- `seq2time`: a query without prediction (`missing`) counts 0.
 - `timechat`: as the script of QVHighlights that TimeChat uses, before it rounds to two digits: only queries with a
   prediction count; `queries` is their number.
+- `seq2time`: a query without prediction (`missing`) counts 0.
 """
 
 import numpy as np
@@ -21,7 +21,7 @@ import numpy as np
 from .intervals import means, ratio
 
 
-PROTOCOLS = ("seq2time", "timechat")
+PROTOCOLS = ("timechat", "seq2time")
 LEVELS = {"fair": 2, "good": 3, "very_good": 4}
 CLIP, ANNOTATORS = 2, 3  # seconds; people
 

@@ -103,7 +103,7 @@ def scored(task, folder, predictions, references):
     paths = [folder / name for name in ("predictions.json", "references.json")]
     for path, content in zip(paths, (predictions, references), strict=True):
         path.write_text(json.dumps(content))
-    figures, problems = score_files(task, *paths)
+    figures, problems = score_files(task, *paths, protocol="seq2time")
     assert not problems.found
     return figures
 

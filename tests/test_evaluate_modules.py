@@ -27,7 +27,7 @@ CALLS = {
     "highlights": {
         "predictions": [None, [0.0, 1.0, 0.0, 0.5], []],
         "references": [{"duration": 8, "relevant_clip_ids": [1, 3], "saliency_scores": [[4, 3, 2], [0, 4, 1]]}] * 3,
-        "protocol": "timechat",
+        "protocol": "seq2time",
     },
     "segmentation": {
         "predictions": [None, ["a", "a", "b"], []],
@@ -89,4 +89,4 @@ def test_a_module_gives_what_the_function_gives(results, name):
     chosen, default = results[name]
     assert chosen == score[name].score(predictions, references, **options)
     assert default == score[name].score(predictions, references)
-    assert (chosen["protocol"], default["protocol"]) == (inputs["protocol"], "seq2time")
+    assert (chosen["protocol"], default["protocol"]) == (inputs["protocol"], score[name].PROTOCOLS[0])
