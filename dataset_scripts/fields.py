@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 
 from .items import DataError, Problems
@@ -105,21 +105,15 @@ def identifier(row: dict, name: str) -> str:
 
 def seconds(value, name: str, what: str = "seconds") -> float:
     """A number of seconds (or of what else counts from 0), written as a number or as text."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = float("nan")
-    if not 0 <= number < float("inf"):
+    found = _float(value)
+    if not 0 <= found < float("inf"):
         raise Malformed(f"field {name!r}: expected {what} from 0, found {value!r:.60}")
-    return number
+    return found
 
 
 def number(value, name: str) -> float:
     """Any number, written as a number or as text."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError, OverflowError):
-        found = float("nan")
+    found = _float(value)
     if not isfinite(found):
         raise Malformed(f"field {name!r}: expected a number, found {value!r:.60}")
     return found
@@ -147,6 +141,14 @@ def _distinct(pairs: list[tuple]) -> dict:
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one object")
     return found
+
+
+def _float(value) -> float:
+    """NaN for what is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return nan
 
 
 def malformed(message: str):

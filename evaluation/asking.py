@@ -65,8 +65,8 @@ def as_row(item: Item, task: str, length: float, answers: list[Answer]) -> dict:
         texts = task == "dvc"
         return [[moment.start, moment.end, *([moment.text] if texts else [])] for moment in answer]
 
-    told = [{"moments": moments(one), "text": one.text, "failure": one.failure} for one in answers]
-    return {"video": item.key, "task": task, "length": length, "answers": told}
+    rows = [{"moments": moments(one), "text": one.text, "failure": one.failure} for one in answers]
+    return {"video": item.key, "task": task, "length": length, "answers": rows}
 
 
 def answer_all(todo, asker: Asker, source, finder: Finder, log: AnswerLog, tell) -> list[tuple[str, str, str]]:

@@ -14,10 +14,9 @@ from dataset_scripts.items import DataError, Event, Item, Problems
 from dataset_scripts.sources import Source, open_source
 from dataset_scripts.sources.reading import annotation_files, split_of
 
-from . import tempcompass
+from . import highlights, tempcompass
 
 
-CLIP = 2.0  # seconds that a saliency score of QVHighlights stands for
 SECOND_SET = "/val_2"  # behind the keys of ActivityNet's second set of references
 
 
@@ -162,9 +161,9 @@ def clip_scores(moments: list[tuple[float, float]], duration: float, protocol: s
     A second belongs to the clip that it lies in. TimeChat's script takes one second off before, which puts every start
     of a clip, as its training data name them, into the clip before; protocol `timechat` keeps that.
     """
-    clips: list[list[float]] = [[] for _ in range(int(duration / CLIP))]
+    clips: list[list[float]] = [[] for _ in range(highlights.clips(duration))]
     for second, score in moments:
-        early = (second - 1 if protocol == "timechat" else second + 1e-3) / CLIP
+        early = (second - 1 if protocol == "timechat" else second + 1e-3) / highlights.CLIP
         if second <= duration and clips:
             clips[min(max(0, int(early)), len(clips) - 1)].append(score)
     return [sum(scores) / len(scores) if scores else 0.0 for scores in clips]

@@ -15,7 +15,7 @@ def tokenize(captions: Iterable[str]) -> dict[str, str]:
     """
     The words of each caption, with one space between them. Whatever breaks a line counts as a space.
 
-    The tokenizer looks ahead into the next line: whether the dot of a last "etc." stays depends on what follows. Each
+    The tokenizer looks ahead into the next line: before a number the dot of a last "no." stays, else it goes. Each
     caption is therefore followed by a word in lower case, as it most often is in the published scripts, and has the
     same words in whatever company.
     """

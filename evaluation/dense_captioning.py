@@ -213,8 +213,10 @@ def _soda(overlap: np.ndarray, pairs: list[list], found: dict) -> float:
     true, predicted = overlap.shape
     if not predicted:
         return 0.0
-    scores = [[meteor.score(found[pair]) if pair else 0.0 for pair in row] for row in pairs]
-    best = longest_chain(overlap * np.array(scores))
+    gains = np.zeros(overlap.shape)
+    if wanted := [found[pair] for row in pairs for pair in row if pair]:
+        gains[overlap > 0] = meteor.score(np.array(wanted))
+    best = longest_chain(overlap * gains)
     precision, recall = best / predicted, best / true
     return 2 * precision * recall / (precision + recall) if best > 0 else 0.0
 

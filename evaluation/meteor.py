@@ -22,8 +22,8 @@ from dataset_scripts.files import replacing
 from .java import cache_folder, data_file, run
 
 
-# Statistics of a pair, in the program's order; those of matches come for each of its four stages.
-HYPOTHESIS_LENGTH, REFERENCE_LENGTH, HYPOTHESIS_FUNCTION_WORDS, REFERENCE_FUNCTION_WORDS = range(4)
+# Statistics of a pair, in the program's order, hypothesis before reference: lengths, numbers of function words, what
+# matches in each of four stages, chunks, words that match.
 STAGES = slice(4, 20)  # content words of hypothesis and reference, function words of hypothesis and reference
 CHUNKS, HYPOTHESIS_MATCHES, REFERENCE_MATCHES = 20, 21, 22
 WIDTH = 23

@@ -37,7 +37,7 @@ from .benchmarks import BENCHMARKS, open_benchmark, queries, read_items
 from .report import write_results
 from .run_settings import PROMPTS, fingerprint, model_folder, read_settings
 from .score import TASKS
-from .tables import terminal
+from .tables import TITLES, terminal
 
 
 SHOWN = 20  # problems on the terminal
@@ -49,7 +49,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--benchmark", required=True, choices=BENCHMARKS)
     parser.add_argument("--data", required=True, metavar="DIR", help="folder or file of its annotations")
     parser.add_argument("--videos", type=Path, metavar="DIR", help="folder of its videos, if they aren't below DATA")
-    parser.add_argument("--task", action="append", choices=("dvc", "tvg", "vhd", "choice"), help="may be repeated")
+    parser.add_argument("--task", action="append", choices=TITLES, help="may be repeated")
     parser.add_argument("--split", choices=("train", "validation", "test"), help="the benchmark's own if not given")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: results/BENCHMARK-MODEL")
     parser.add_argument("--protocol", default="seq2time", help="of the metrics (default: %(default)s)")

@@ -11,6 +11,8 @@ from dataset_scripts.items import DataError
 from dataset_scripts.sources import Source
 from modeling_seq2time import Seq2TimeConfig
 
+from .tables import TITLES
+
 
 VERSION = 1  # of the runner: raise it when the same settings give other answers
 PROMPTS = Path(__file__).with_name("prompts.toml")
@@ -24,8 +26,8 @@ def read_prompts(path: Path) -> dict[str, str]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected TOML: {error}") from error
     for task, prompt in prompts.items():
-        if task not in ("dvc", "tvg", "vhd", "choice") or not isinstance(prompt, str):
-            raise DataError(f"{path}: expected texts for dvc, tvg, vhd and choice, found {task!r}: {prompt!r:.60}")
+        if task not in TITLES or not isinstance(prompt, str):
+            raise DataError(f"{path}: expected texts for {', '.join(TITLES)}, found {task!r}: {prompt!r:.60}")
         if task != "dvc" and "{query}" not in prompt:
             raise DataError(f"{path}: expected {{query}} in the prompt of {task}, found {prompt!r:.60}")
     return prompts
