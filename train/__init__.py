@@ -1,0 +1,1 @@
+"""Training: both phases with Accelerate and TRL."""

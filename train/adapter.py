@@ -1,0 +1,213 @@
+"""
+What trains: LoRA in the language model, the Q-Formers, frame positions and projector in full, and exactly the rows of
+the notation's own tokens. All of it is one PEFT adapter.
+
+    python -m train.adapter merge RUN --output DIR
+
+makes a Hub folder of an adapter and its base, which loads by `trust_remote_code` without PEFT.
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils import load_peft_weights
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from dataset_scripts.command import run
+from dataset_scripts.files import replacing
+from dataset_scripts.items import DataError
+from modeling_seq2time import Seq2TimeConfig, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
+from modeling_seq2time.time_notation import get_notation
+
+from .recipe import Recipe
+
+
+IN_FULL = ("image_qformer", "video_qformer", "projector")
+PARTS = {  # of the table: the first that a parameter's name holds
+    "LoRA": "lora_",
+    "time tokens": "trainable_tokens_delta",
+    "vision tower": "vision_tower",
+    "image Q-Former": "image_qformer",
+    "video Q-Former": "video_qformer",
+    "projector": "projector",
+    "language model": "",
+}
+
+
+def folder_of(path: str) -> Path:
+    """A model's folder: itself, or what the Hub has of `OWNER/NAME[@REVISION]`."""
+    if Path(path).is_dir():
+        return Path(path)
+    name, _, revision = path.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise DataError(f"model {path}: there is no such folder")
+    return Path(snapshot_download(name, revision=revision or None))
+
+
+def is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
+def base_of(folder: Path) -> Path:
+    """The folder of the weights that an adapter belongs to; a converted TimeChat keeps both in one."""
+    if not is_adapter(folder) or any(folder.glob("model*.safetensors")):
+        return folder
+    return folder_of(PeftConfig.from_pretrained(folder).base_model_name_or_path)
+
+
+def prepare_base(recipe: Recipe, output: Path) -> Path:
+    """
+    The folder of the frozen weights. They must know the recipe's notation, so that an adapter of them loads by
+    itself: where they don't, a copy that does is written to `output/base`.
+    """
+    start = folder_of(recipe.model)
+    folder, ours = base_of(start), output / "base"
+    if recipe.time_notation is None:
+        return folder
+    notation = get_notation(recipe.time_notation, **recipe.time_notation_options or {})
+    config = Seq2TimeConfig.from_pretrained(folder)
+    known = get_notation(config.time_notation, **config.time_notation_options or {})
+    same = (known.name, known.options) == (notation.name, notation.options)
+    if same and (config.time_token_ids or not notation.tokens):
+        return folder
+    if (ours / "config.json").is_file():
+        return ours
+    model = without_adapter(Seq2TimeForConditionalGeneration.from_pretrained(folder))
+    processor = Seq2TimeProcessor.from_pretrained(start)
+    model.add_time_tokens(processor.tokenizer, notation.name, **notation.options)
+    processor.time_notation, processor.time_notation_options = notation.name, notation.options or None
+    with replacing(ours) as part:
+        model.save_pretrained(part)
+        processor.save_pretrained(part)
+    return ours
+
+
+def without_adapter(model: Seq2TimeForConditionalGeneration) -> Seq2TimeForConditionalGeneration:
+    """The model without the LoRA layers that `from_pretrained` put into it, if there were any."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            model.set_submodule(name, module.get_base_layer())
+    model._hf_peft_config_loaded = False
+    return model
+
+
+def lora_config(recipe: Recipe, model: Seq2TimeForConditionalGeneration) -> LoraConfig:
+    """The one description of what trains."""
+    names = {module: name for name, module in model.named_modules()}
+    embeddings = [names[model.get_input_embeddings()]]
+    if not model.config.tie_word_embeddings:
+        embeddings.append(names[model.get_output_embeddings()])
+    rows = model.config.time_token_ids
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        lora_dropout=recipe.lora_dropout,
+        target_modules=rf"(model\.)?language_model\..*\.({'|'.join(map(re.escape, recipe.lora_targets))})",
+        modules_to_save=list(IN_FULL),
+        trainable_token_indices=dict.fromkeys(embeddings, rows) if rows else None,
+    )
+
+
+def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = None):
+    """PEFT's model and the processor; where the recipe starts from an adapter, with its weights."""
+    start = folder_of(recipe.model)
+    options = {"dtype": recipe.dtype, "attn_implementation": recipe.attn_implementation}
+    if recipe.quantization:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_8bit=recipe.quantization == 8,
+            load_in_4bit=recipe.quantization == 4,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=["lm_head", "vision_tower", *IN_FULL],
+        )
+        options["device_map"] = {"": device}
+    base_model = without_adapter(Seq2TimeForConditionalGeneration.from_pretrained(base, **options))
+    processor = Seq2TimeProcessor.from_pretrained(start if base == base_of(start) else base)
+    if recipe.num_frames:
+        most = base_model.config.max_frame_positions
+        if not 1 <= recipe.num_frames <= most:
+            raise DataError(f"num_frames: expected 1 to {most} (max_frame_positions), found {recipe.num_frames}")
+        base_model.config.num_frames = processor.video_processor.num_frames = recipe.num_frames
+    model = get_peft_model(base_model, lora_config(recipe, base_model))
+    if is_adapter(start):
+        load_weights(model, start)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):  # PEFT's wrapper of the token rows; TRL's loss asks for its bias
+        head.register_parameter("bias", None)
+    return model, processor
+
+
+def load_weights(model: PeftModel, folder: Path):
+    """The weights of an adapter that was trained before, all of which must fit."""
+    before, now = PeftConfig.from_pretrained(folder), model.peft_config["default"]
+    for name in ("r", "lora_alpha"):
+        if getattr(before, name) != getattr(now, name):
+            raise DataError(
+                f"{folder}: its adapter has {name}={getattr(before, name)}, the recipe {getattr(now, name)}; set the "
+                "recipe's lora_rank and lora_alpha, or start from merged weights (python -m train.adapter merge)"
+            )
+    found = set_peft_model_state_dict(model, load_peft_weights(folder, device="cpu"))
+    if found.unexpected_keys:
+        raise DataError(
+            f"{folder}: {len(found.unexpected_keys)} weights of its adapter have no place in this recipe's, such as "
+            f"{found.unexpected_keys[0]}; is it of another notation, or are lora_targets others?"
+        )
+
+
+def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
+    """Part, parameters, and how many of them train."""
+    counts = {part: [0, 0] for part in PARTS}
+    for name, parameter in model.named_parameters():
+        if ".original_module." in name:  # PEFT's untouched copy of what trains in full
+            continue
+        part = next(part for part, piece in PARTS.items() if piece in name)
+        counts[part][0] += parameter.numel()
+        counts[part][1] += parameter.numel() * parameter.requires_grad
+    return [(part, *numbers) for part, numbers in counts.items()]
+
+
+def parameter_report(model: nn.Module) -> str:
+    rows = parameter_table(model)
+    total = ("together", sum(row[1] for row in rows), sum(row[2] for row in rows))
+    lines = [f"{part:<16} {all_of_them:>15,} {trained:>13,}" for part, all_of_them, trained in [*rows, total]]
+    return "\n".join([f"{'part':<16} {'parameters':>15} {'trained':>13}", *lines])
+
+
+def merge(folder: Path, output: Path, dtype: str = "auto"):
+    """Writes a Hub folder of an adapter and its base."""
+    if not is_adapter(folder):
+        raise DataError(f"{folder}: expected an adapter with an adapter_config.json")
+    if output.exists():
+        raise DataError(f"{output}: expected a folder that isn't there yet")
+    base = without_adapter(Seq2TimeForConditionalGeneration.from_pretrained(base_of(folder), dtype=dtype))
+    merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
+    processor = Seq2TimeProcessor.from_pretrained(folder)
+    merged.config.num_frames = processor.video_processor.num_frames
+    with replacing(output) as part:
+        merged.save_pretrained(part)
+        processor.save_pretrained(part)
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("merge",))
+    parser.add_argument("adapter", type=Path, help="folder that train.sft wrote, or a checkpoint in it")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"))
+    args = parser.parse_args(arguments)
+    merge(args.adapter, args.output, args.dtype)
+    print(f"{args.output}: merged")
+
+
+if __name__ == "__main__":
+    run(main)

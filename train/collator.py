@@ -1,0 +1,174 @@
+"""
+Rows of a mixture to a batch, in the data loader's workers: pictures are decoded here and nowhere before.
+
+Every picture of a batch is there once; `video_picture_index` says which frames show it. Sequences that were drawn from
+a shared pool thus cost the vision tower one pass a picture, whatever their number.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from dataset_scripts.items import DataError
+from dataset_scripts.record import IMAGE_TASKS, check
+from dataset_scripts.samples import Samples
+from modeling_seq2time import Seq2TimeProcessor
+from modeling_seq2time.video_decoding import VideoDecodingError
+from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
+
+from .conversation import IGNORED, encode
+
+
+UNREADABLE = (DataError, VideoDecodingError, OSError)
+CROP_SCALE, CROP_RATIO = (0.5, 1.0), (3 / 4, 4 / 3)  # TimeChat's
+
+
+class TooLong(DataError):
+    pass
+
+
+@dataclass
+class Seen:
+    """A sample that is ready but for its pictures."""
+
+    record: dict
+    metadata: Seq2TimeVideoMetadata
+    pictures: list[int]  # places among those of the batch
+    ids: list[int]
+    labels: list[int]
+
+
+@dataclass
+class Pictures:
+    """The pictures of a batch, each once."""
+
+    places: dict = field(default_factory=dict)
+    pixels: list[torch.Tensor] = field(default_factory=list)
+
+    def add(self, keys: list, pixels: torch.Tensor) -> list[int]:
+        first = len(self.places)
+        self.places |= {key: first + number for number, key in enumerate(keys)}
+        self.pixels.append(pixels)
+        return list(range(first, first + len(keys)))
+
+
+@dataclass
+class Collator:
+    """
+    Args:
+        sets: the mixture's data sets; a row names one, and a record in it.
+        crop, crop_images: whether videos, and image sequences, have one random crop each.
+        on_problem, on_long: `stop` or `skip`. What was skipped stands in the batch's `about`; a batch of which nothing
+            is left is one blank sample without labels, so that all processes keep step.
+    """
+
+    processor: Seq2TimeProcessor
+    sets: list[Samples]
+    seed: int = 0
+    max_length: int | None = None
+    crop: bool = True
+    crop_images: bool = False
+    on_problem: str = "stop"
+    on_long: str = "stop"
+
+    def __call__(self, rows: list[dict]) -> dict:
+        pictures, seen, skipped = Pictures(), [], []
+        for row in rows:
+            try:
+                seen.append(self.sample(row, pictures))
+            except UNREADABLE as error:
+                policy = self.on_long if isinstance(error, TooLong) else self.on_problem
+                name = self.sets[row["set"]].records[row["row"]]["id"]
+                if policy == "stop":
+                    key = "on_long" if isinstance(error, TooLong) else "on_problem"
+                    raise DataError(f"sample {name!r}: {error} ({key}=skip leaves such samples out)") from error
+                skipped.append({"id": name, "epoch": row["epoch"], "why": str(error)})
+        batch = self.batch(seen or [self.blank(pictures)], pictures)
+        names = [{name: one.record[name] for name in ("id", "task", "source")} for one in seen]
+        batch["about"] = {"samples": names, "skipped": skipped}
+        return batch
+
+    def sample(self, row: dict, pictures: Pictures) -> Seen:
+        samples: Samples = self.sets[row["set"]]
+        record = samples.records[row["row"]]
+        check(record, len(samples.pool))
+        rng = np.random.default_rng([self.seed, row["epoch"], row["set"], row["row"]])
+        is_image = record["task"] in IMAGE_TASKS
+        if is_image:
+            frames, count = record["sequence"], len(record["sequence"])
+            metadata = Seq2TimeVideoMetadata(total_num_frames=count, frames_indices=list(range(count)))
+        else:
+            frames, known = samples.clip_frames(record["sequence"], rng)
+            metadata = Seq2TimeVideoMetadata(**known)
+        ((ids, labels),) = encode(self.processor, [record["messages"]], [metadata])
+        if self.max_length and len(ids) > self.max_length:
+            raise TooLong(f"expected at most max_length={self.max_length} tokens, found {len(ids)}")
+        if is_image:
+            places = self.images(samples, row, frames, rng if self.crop_images else None, pictures)
+        else:
+            keys = [(row["set"], row["row"], number) for number in range(len(frames))]
+            places = pictures.add(keys, self.pixels(frames, rng if self.crop else None))
+        return Seen(record, metadata, places, ids, labels)
+
+    def images(self, samples: Samples, row: dict, wanted: list[int], rng, pictures: Pictures) -> list[int]:
+        """Places of a pool's pictures in the batch. A crop is the sequence's own, so its pictures are, too."""
+        shared = row["pool"] if rng is None else (row["set"], row["row"])
+        missing = [one for one in wanted if (shared, one) not in pictures.places]
+        if missing:
+            pixels = self.pixels([samples.picture(one) for one in missing], rng)
+            pictures.add([(shared, one) for one in missing], pixels)
+        return [pictures.places[shared, one] for one in wanted]
+
+    def pixels(self, frames: list, rng: np.random.Generator | None) -> torch.Tensor:
+        """Pictures as the vision tower takes them, all with the same crop, if any."""
+        if rng is not None:
+            size = self.processor.video_processor.size
+            side = (size["height"], size["width"])
+            corner = random_crop(rng, *side)
+            cropped = [torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in frames]
+            squeezed = [transforms.resize(frame, side, InterpolationMode.BICUBIC, antialias=True) for frame in cropped]
+            frames = transforms.resized_crop(torch.stack(squeezed), *corner, side, InterpolationMode.BICUBIC)
+        return self.processor.video_processor([frames], do_sample_frames=False, return_tensors="pt")[
+            "pixel_values_videos"
+        ][0]
+
+    def blank(self, pictures: Pictures) -> Seen:
+        size = self.processor.video_processor.size
+        metadata = Seq2TimeVideoMetadata(total_num_frames=1, frames_indices=[0])
+        ((ids, _),) = encode(self.processor, [[{"role": "user", "content": ""}]], [metadata])
+        places = pictures.add(["blank"], torch.zeros(1, 3, size["height"], size["width"]))
+        return Seen({}, metadata, places, ids, [IGNORED] * len(ids))
+
+    def batch(self, seen: list[Seen], pictures: Pictures) -> dict:
+        tokenizer, longest = self.processor.tokenizer, max(len(one.ids) for one in seen)
+        frames = max(len(one.pictures) for one in seen)
+
+        def padded(rows: list[list[int]], value: int, length: int) -> torch.Tensor:
+            return torch.tensor([row + [value] * (length - len(row)) for row in rows])
+
+        batch = {
+            "input_ids": padded([one.ids for one in seen], tokenizer.pad_token_id, longest),
+            "attention_mask": padded([[1] * len(one.ids) for one in seen], 0, longest),
+            "labels": padded([one.labels for one in seen], IGNORED, longest),
+            "pixel_values_videos": torch.cat(pictures.pixels),
+            "video_picture_index": padded([one.pictures for one in seen], -1, frames),
+        }
+        if self.processor.qformer_reads_time:
+            time = self.processor._time_inputs([one.metadata for one in seen])
+            batch |= {name: torch.tensor(value) for name, value in time.items()}
+        return batch
+
+
+def random_crop(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a crop of `CROP_SCALE` of the area; the largest one in the middle if none fits."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*CROP_SCALE)
+        ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
+        wide, high = round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
+        if wide <= width and high <= height:
+            return int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1)), high, wide
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side

@@ -1,0 +1,86 @@
+"""What one sees of a run: a line of figures on the terminal, and groundings that the model was never trained on."""
+
+import torch
+from accelerate.utils import gather_object
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from dataset_scripts.items import DataError
+from dataset_scripts.samples import Samples
+from evaluation.grounding import score
+from modeling_seq2time import Seq2TimeForConditionalGeneration, Seq2TimeProcessor
+
+from .recipe import HeldOut
+
+
+FIGURES = ("r1@0.5", "miou")
+TASK, SOURCE, HELD = "loss/task/", "loss/source/", "held_out/"  # beginnings of names in the log
+SEARCH_STEPS = 32  # branches of a search that are looked at: a model that knows nothing yet would use up any number
+
+
+class HeldOutQuestions:
+    """Grounding records that the model is asked about while it trains; each process asks its share."""
+
+    def __init__(self, settings: HeldOut, processor: Seq2TimeProcessor):
+        video = processor.video_processor
+        self.processor, self.steps = processor, settings.steps
+        (config,) = settings.config or ["video_grounding"]
+        self.samples = Samples.load(
+            settings.path,
+            config,
+            settings.split,
+            settings.folders,
+            num_frames=video.num_frames,
+            size=(video.size["height"], video.size["width"]),
+        )
+        if not config.endswith("grounding"):
+            raise DataError(f"held_out: expected a configuration of groundings, found {config}")
+        self.numbers = range(min(settings.count, len(self.samples)))
+
+    def ask(self, model: Seq2TimeForConditionalGeneration, process: int, processes: int) -> tuple[dict, str]:
+        """Figures, and a line about the first question."""
+        model.eval()
+        asked = []
+        for number in self.numbers[process::processes]:
+            sample = self.samples[number]
+            question, length = sample["messages"][0]["content"], sample["metadata"]["duration"]
+            watched = model.watch(
+                self.processor,
+                torch.stack([torch.as_tensor(frame) for frame in sample["frames"]]).numpy(),
+                video_kwargs={"video_metadata": [sample["metadata"]], "do_sample_frames": False},
+            )
+            answer = model.ground(self.processor, watched, "", prompt=question, search_steps=SEARCH_STEPS)
+            windows = [(target["start"] * length, target["end"] * length) for target in sample["targets"]]
+            asked.append((number, question, [(moment.start, moment.end) for moment in answer], windows))
+        asked = sorted(gather_object(asked))
+        figures = score({row[0]: row[2] for row in asked}, {row[0]: row[3] for row in asked})
+        _, question, found, windows = asked[0]
+        said, true = ("; ".join(f"{start:.1f}–{end:.1f} s" for start, end in spans) for spans in (found, windows))
+        return {HELD + name: figures[name] for name in FIGURES}, f"{question} → {said or 'nothing'} (is {true})"
+
+
+class Terminal(TrainerCallback):
+    """A bar where a terminal is, and a line of figures at each logging step."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        hidden = args.disable_tqdm or not state.is_world_process_zero or None  # None: hidden where no terminal is
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=hidden)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.bar.update()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or "loss" not in logs:
+            return
+        tasks = [f"{name.removeprefix(TASK)} {value:.3f}" for name, value in logs.items() if name.startswith(TASK)]
+        line = (
+            f"step {state.global_step:>6}  loss {logs['loss']:.4f} ({', '.join(tasks)})  lr {logs['learning_rate']:.1e}"
+        )
+        line += f"  {logs['samples_per_second']:.1f} samples/s  {logs['tokens_per_second']:.0f} tokens/s"
+        line += f"  waits for data {logs['data_wait']:.0%}"
+        line += f"  skipped {logs['skipped']}" if logs["skipped"] else ""
+        line += "".join(f"  {name} {logs[HELD + name]:.1f}" for name in FIGURES if HELD + name in logs)
+        tqdm.write(line)
