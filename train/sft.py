@@ -17,17 +17,18 @@ import sys
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint, set_seed
 from trl import SFTConfig
 
 from dataset_scripts.command import run
 from dataset_scripts.items import DataError
 
 from .adapter import load_for_training, parameter_report, prepare_base
+from .card import describe, publish, write_card
 from .collator import Collator
 from .mixture import Mixture
 from .recipe import Recipe, claim, read_recipe
-from .trainer import SequenceTrainer
+from .trainer import SKIPPED, SequenceTrainer
 from .watching import HeldOutQuestions
 
 
@@ -54,9 +55,10 @@ def prepare(recipe: Recipe):
 
 
 def load(recipe: Recipe, args: SFTConfig, state: PartialState):
-    """Model, processor and mixture; the first process makes what the others then find."""
+    """Model, processor, mixture and what is told about them; the first process makes what the others then find."""
     with state.main_process_first():
         base = prepare_base(recipe, Path(args.output_dir))
+    set_seed(args.seed)  # LoRA starts at random
     model, processor = load_for_training(recipe, base, state.device)
     with state.main_process_first():
         mixture = Mixture.load(recipe.data, processor, recipe.sampling, args.seed, args.dataset_num_proc)
@@ -66,11 +68,12 @@ def load(recipe: Recipe, args: SFTConfig, state: PartialState):
             f"{len(long):,} samples are longer than max_length={args.max_length}, such as {', '.join(long[:3])}; a "
             "larger max_length takes them, on_long=skip leaves them out"
         )
+    reports = [parameter_report(model), fitting.report()]
+    if long:
+        reports.append(f"left out, as they are longer than {args.max_length} tokens: {len(long):,}")
     if state.is_main_process:
-        print(parameter_report(model), fitting.report(), sep="\n\n")
-        if long:
-            print(f"left out, as they are longer than {args.max_length} tokens: {len(long):,}")
-    return model, processor, fitting
+        print("\n\n".join(reports), flush=True)
+    return model, processor, fitting, reports
 
 
 def main(arguments: list[str] | None = None):
@@ -84,7 +87,7 @@ def main(arguments: list[str] | None = None):
             prepare(recipe)
             claim(Path(args.output_dir), recipe, settings, SequenceTrainer.update_size(args))
 
-    model, processor, mixture = load(recipe, args, state)
+    model, processor, mixture, reports = load(recipe, args, state)
     trainer = SequenceTrainer(
         model=model,
         args=args,
@@ -103,8 +106,28 @@ def main(arguments: list[str] | None = None):
         max_loss=recipe.max_loss,
         held_out=HeldOutQuestions(recipe.held_out, processor) if recipe.held_out else None,
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir))
+    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir))
     trainer.save_model()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        finish(Path(args.output_dir), reports, result.metrics["train_runtime"], state, options.push_to_hub)
+
+
+def finish(folder: Path, reports: list[str], seconds: float, state: PartialState, repository: str | None):
+    """The card of what was trained, and its upload."""
+    (folder / "training_args.bin").unlink()  # a pickle, with paths of this machine
+    description = describe(folder, reports, seconds, state.num_processes)
+    write_card(
+        folder, "An adapter that `train.sft` trained; `train.adapter merge` joins it with its base.\n", description
+    )
+    skipped = folder / SKIPPED
+    if skipped.exists():
+        unique = set(skipped.read_text(encoding="utf-8").splitlines())
+        print(f"skipped {len(unique):,} samples, see {skipped}")
+    print(f"{folder}: adapter and card")
+    if repository:
+        publish(folder, repository, description)
+        print(f"{repository}: uploaded")
 
 
 if __name__ == "__main__":

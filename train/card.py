@@ -1,0 +1,63 @@
+"""The model card of a run: the repository's card with what was trained, on what, and how it went."""
+
+import json
+import platform
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi
+from transformers.trainer_utils import get_last_checkpoint
+
+from dataset_scripts.files import atomic_writer
+
+from .adapter import merge
+from .watching import HELD, TASK
+
+
+TEMPLATE = Path(__file__).parents[1] / "model_card.md"
+_WHERE = ("model", "output_dir", "prepare", "data", "folders", "held_out")  # paths of a machine, or told elsewhere
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def describe(folder: Path, reports: list[str], seconds: float, processes: int) -> str:
+    """The run in Markdown, from its files and the reports that it printed."""
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    state = json.loads((Path(get_last_checkpoint(folder)) / "trainer_state.json").read_text(encoding="utf-8"))
+    logged = [entry for entry in state["log_history"] if "loss" in entry]
+    lines = [f"{state['global_step']:,} updates of {run['update_size']} samples: {state['epoch']:.3g} epochs.", ""]
+    lines += ["```", "\n\n".join(reports), "```", ""]
+    if logged:
+        lines += ["| | first logged | last |", "| --- | --- | --- |"]
+        for name in ["loss", *sorted({name for entry in logged for name in entry if name.startswith((TASK, HELD))})]:
+            values = [entry[name] for entry in logged if name in entry]
+            lines.append(f"| {name} | {values[0]:.4g} | {values[-1]:.4g} |")
+    settings = {name: value for name, value in run.items() if name not in _WHERE and value not in (None, {}, [])}
+    lines += ["", "```json", json.dumps(settings, indent=1, ensure_ascii=False), "```", ""]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})"
+    lines.append(f"On {device}, processes: {processes}; {seconds / 3600:.2f} h since it was last started.")
+    lines.append("With " + ", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".")
+    return "\n".join(lines) + "\n"
+
+
+def write_card(folder: Path, status: str, training: str):
+    """The card, in the folder of a model or of an adapter."""
+    card = TEMPLATE.read_text(encoding="utf-8")
+    for mark, text in (("status", status), ("training", training)):
+        before, after = f"<!-- {mark} -->\n", f"<!-- /{mark} -->"
+        card = card.partition(before)[0] + before + text + after + card.partition(after)[2]
+    with atomic_writer(folder / "README.md") as lines:
+        lines.write(card)
+
+
+def publish(adapter: Path, repository: str, description: str):
+    """Merges an adapter with its base and uploads the model with its card."""
+    folder = adapter / "merged"
+    if folder.exists():
+        shutil.rmtree(folder)
+    merge(adapter, folder)
+    write_card(folder, f"Weights of a run of `train.sft`, merged: `{repository}`.\n", description)
+    api = HfApi()
+    api.create_repo(repository, private=True, exist_ok=True)  # its owner shows it when it is ready
+    api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model, processor, code and card")
