@@ -87,9 +87,10 @@ def main():
     parser.add_argument("--preset", choices=sorted(PRESETS), default="timechat")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--spread", type=float, default=0.02, help="of the language model's random weights")
+    parser.add_argument("--spread", type=float, default=0.02, help="of the random weights, standard deviation")
     args = parser.parse_args()
-    model, processor = make_tiny_model(args.preset, args.seed, text_config={"initializer_range": args.spread})
+    spread = {"initializer_range": args.spread}
+    model, processor = make_tiny_model(args.preset, args.seed, **spread, text_config=spread)
     model.save_pretrained(args.output)
     processor.save_pretrained(args.output)
     size = sum(file.stat().st_size for file in args.output.rglob("*") if file.is_file())

@@ -10,11 +10,18 @@ makes a Hub folder of an adapter and its base, which loads by `trust_remote_code
 import argparse
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from huggingface_hub import snapshot_download
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
 from peft.utils import load_peft_weights
 from torch import nn
 from transformers import BitsAndBytesConfig
@@ -78,7 +85,7 @@ def prepare_base(recipe: Recipe, output: Path) -> Path:
         return folder
     if (ours / "config.json").is_file():
         return ours
-    model = without_adapter(Seq2TimeForConditionalGeneration.from_pretrained(folder))
+    model = load_weights(folder)
     processor = Seq2TimeProcessor.from_pretrained(start)
     model.add_time_tokens(processor.tokenizer, notation.name, **notation.options)
     processor.time_notation, processor.time_notation_options = notation.name, notation.options or None
@@ -88,12 +95,16 @@ def prepare_base(recipe: Recipe, output: Path) -> Path:
     return ours
 
 
-def without_adapter(model: Seq2TimeForConditionalGeneration) -> Seq2TimeForConditionalGeneration:
-    """The model without the LoRA layers that `from_pretrained` put into it, if there were any."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LoraLayer):
-            model.set_submodule(name, module.get_base_layer())
-    model._hf_peft_config_loaded = False
+def load_weights(folder: Path, **options) -> Seq2TimeForConditionalGeneration:
+    """The model of a folder without the adapter that may lie beside its weights, which transformers would load, too."""
+    if not is_adapter(folder):
+        return Seq2TimeForConditionalGeneration.from_pretrained(folder, **options)
+    with TemporaryDirectory() as plain:
+        for file in folder.iterdir():
+            if not file.name.startswith("adapter_"):
+                (Path(plain) / file.name).symlink_to(file.resolve())
+        model = Seq2TimeForConditionalGeneration.from_pretrained(plain, **options)
+    model.name_or_path = str(folder)  # which PEFT notes as the adapter's base
     return model
 
 
@@ -128,7 +139,7 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
             llm_int8_skip_modules=["lm_head", "vision_tower", *IN_FULL],
         )
         options["device_map"] = {"": device}
-    base_model = without_adapter(Seq2TimeForConditionalGeneration.from_pretrained(base, **options))
+    base_model = load_weights(base, **options)
     processor = Seq2TimeProcessor.from_pretrained(start if base == base_of(start) else base)
     if recipe.num_frames:
         most = base_model.config.max_frame_positions
@@ -137,7 +148,7 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
         base_model.config.num_frames = processor.video_processor.num_frames = recipe.num_frames
     model = get_peft_model(base_model, lora_config(recipe, base_model))
     if is_adapter(start):
-        load_weights(model, start)
+        restore(model, start)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -147,7 +158,7 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
     return model, processor
 
 
-def load_weights(model: PeftModel, folder: Path):
+def restore(model: PeftModel, folder: Path):
     """The weights of an adapter that was trained before, all of which must fit."""
     before, now = PeftConfig.from_pretrained(folder), model.peft_config["default"]
     for name in ("r", "lora_alpha"):
@@ -156,12 +167,13 @@ def load_weights(model: PeftModel, folder: Path):
                 f"{folder}: its adapter has {name}={getattr(before, name)}, the recipe {getattr(now, name)}; set the "
                 "recipe's lora_rank and lora_alpha, or start from merged weights (python -m train.adapter merge)"
             )
-    found = set_peft_model_state_dict(model, load_peft_weights(folder, device="cpu"))
-    if found.unexpected_keys:
+    known, found = get_peft_model_state_dict(model), load_peft_weights(folder, device="cpu")
+    if strange := sorted(found.keys() - known.keys()):
         raise DataError(
-            f"{folder}: {len(found.unexpected_keys)} weights of its adapter have no place in this recipe's, such as "
-            f"{found.unexpected_keys[0]}; is it of another notation, or are lora_targets others?"
+            f"{folder}: {len(strange)} weights of its adapter have no place in this recipe's, such as {strange[0]}; "
+            "is it of another notation, or are lora_targets others?"
         )
+    set_peft_model_state_dict(model, known | found)
 
 
 def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
@@ -189,7 +201,7 @@ def merge(folder: Path, output: Path, dtype: str = "auto"):
         raise DataError(f"{folder}: expected an adapter with an adapter_config.json")
     if output.exists():
         raise DataError(f"{output}: expected a folder that isn't there yet")
-    base = without_adapter(Seq2TimeForConditionalGeneration.from_pretrained(base_of(folder), dtype=dtype))
+    base = load_weights(base_of(folder), dtype=dtype)
     merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
     processor = Seq2TimeProcessor.from_pretrained(folder)
     merged.config.num_frames = processor.video_processor.num_frames

@@ -51,7 +51,7 @@ def write_card(folder: Path, status: str, training: str):
         lines.write(card)
 
 
-def publish(adapter: Path, repository: str, description: str):
+def publish(adapter: Path, repository: str, description: str, private: bool | None):
     """Merges an adapter with its base and uploads the model with its card."""
     folder = adapter / "merged"
     if folder.exists():
@@ -59,5 +59,5 @@ def publish(adapter: Path, repository: str, description: str):
     merge(adapter, folder)
     write_card(folder, f"Weights of a run of `train.sft`, merged: `{repository}`.\n", description)
     api = HfApi()
-    api.create_repo(repository, private=True, exist_ok=True)  # its owner shows it when it is ready
+    api.create_repo(repository, private=private, exist_ok=True)
     api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model, processor, code and card")

@@ -110,11 +110,12 @@ def main(arguments: list[str] | None = None):
     trainer.save_model()
     state.wait_for_everyone()
     if state.is_main_process:
-        finish(Path(args.output_dir), reports, result.metrics["train_runtime"], state, options.push_to_hub)
+        finish(args, reports, result.metrics["train_runtime"], state, options.push_to_hub)
 
 
-def finish(folder: Path, reports: list[str], seconds: float, state: PartialState, repository: str | None):
+def finish(args: SFTConfig, reports: list[str], seconds: float, state: PartialState, repository: str | None):
     """The card of what was trained, and its upload."""
+    folder = Path(args.output_dir)
     (folder / "training_args.bin").unlink()  # a pickle, with paths of this machine
     description = describe(folder, reports, seconds, state.num_processes)
     write_card(
@@ -126,7 +127,7 @@ def finish(folder: Path, reports: list[str], seconds: float, state: PartialState
         print(f"skipped {len(unique):,} samples, see {skipped}")
     print(f"{folder}: adapter and card")
     if repository:
-        publish(folder, repository, description)
+        publish(folder, repository, description, args.hub_private_repo)
         print(f"{repository}: uploaded")
 
 
