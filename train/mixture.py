@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets, get_dataset_config_names
@@ -86,7 +87,8 @@ class Mixture:
         total = len(self.rows)
         for number, source in enumerate(self.sources):
             mine = table["source"] == number
-            name = f"{source.path} {'+'.join(source.config or ['all'])}"
+            place = Path(source.path).name if Path(source.path).is_absolute() else source.path
+            name = f"{place} {'+'.join(source.config or ['all'])}"
             name += f" ({source.source})" if source.source else ""
             lines.append((name, *_figures(mine, table, total)))
         lines.append(("together", *_figures(np.ones(total, dtype=bool), table, total)))

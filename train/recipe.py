@@ -8,17 +8,27 @@ import json
 import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Literal
 
 import yaml
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from trl import SFTConfig
 
 from dataset_scripts.files import atomic_writer
 from dataset_scripts.items import DataError
 
 
-_FLOAT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")  # 3e-5, which YAML takes for text
+class _Loader(yaml.SafeLoader):
+    """YAML in which 3e-5 is a number, as in its later version."""
 
 
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+@strict
 @dataclass
 class Source:
     """
@@ -31,7 +41,7 @@ class Source:
         source: only records of this source, such as `valley`.
         folders: where each source's media lie, if not in the set itself.
         count, weight: how many rows, or how often each: 0.5 is half of them, 2 all of them twice. Whole passes first,
-            what is left over is drawn at random from the recipe's `seed`.
+            what is left over is drawn at random from the recipe's `seed`, shared pools as wholes.
         expect: rows, tokens and answer tokens of a row, for `--plan` while the data isn't there.
     """
 
@@ -41,18 +51,24 @@ class Source:
     source: str | None = None
     folders: dict[str, str] = field(default_factory=dict)
     count: int | None = None
-    weight: float = 1.0
-    expect: dict[str, float] | None = None
+    weight: float | int = 1.0
+    expect: dict[str, float | int] | None = None
 
 
+@strict
 @dataclass
-class HeldOut(Source):
+class HeldOut:
     """Groundings that are asked about and scored every `steps` steps; `count` of them, the first ones."""
 
-    count: int | None = 8
+    path: str
+    config: list[str] | str | None = None
+    split: str = "train"
+    folders: dict[str, str] = field(default_factory=dict)
+    count: int = 8
     steps: int = 100
 
 
+@strict
 @dataclass
 class Recipe:
     """
@@ -83,29 +99,22 @@ class Recipe:
     time_notation: str | None = None
     time_notation_options: dict | None = None
     num_frames: int | None = None
-    sampling: str = "random"
+    sampling: Literal["random", "uniform"] = "random"
     crop: bool = True
     crop_images: bool = False
     lora_rank: int = 32
     lora_alpha: int = 32
-    lora_dropout: float = 0.1
+    lora_dropout: float | int = 0.1
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
-    quantization: int | None = None
-    dtype: str = "bfloat16"
+    quantization: Literal[None, 4, 8] = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     attn_implementation: str = "sdpa"
-    on_problem: str = "stop"
-    on_long: str = "stop"
-    max_loss: float | None = None
+    on_problem: Literal["stop", "skip"] = "stop"
+    on_long: Literal["stop", "skip"] = "stop"
+    max_loss: float | int | None = None
     held_out: HeldOut | None = None
 
 
-CHOICES = {
-    "sampling": ("random", "uniform"),
-    "quantization": (None, 4, 8),
-    "dtype": ("bfloat16", "float16", "float32"),
-    "on_problem": ("stop", "skip"),
-    "on_long": ("stop", "skip"),
-}
 # Settings of SFTConfig that differ here: nothing is prepared or cut by TRL, every part is used in every step.
 OURS = {
     "max_length": 2048,
@@ -114,62 +123,69 @@ OURS = {
     "dataset_kwargs": {"skip_prepare_dataset": True},
 }
 # What would be ignored, because our own sampler, collator or checkpoints take its place.
-UNUSED = ("train_sampling_strategy", "packing", "padding_free", "load_best_model_at_end", "eval_strategy", "max_tokens")
+UNUSED = {
+    *("train_sampling_strategy", "length_column_name", "dataloader_drop_last", "data_seed", "auto_find_batch_size"),
+    *("packing", "packing_strategy", "eval_packing", "padding_free", "pad_to_multiple_of", "truncation_mode"),
+    *("assistant_only_loss", "completion_only_loss", "dataset_text_field", "chat_template_path", "shuffle_dataset"),
+    *("eos_token", "pad_token", "model_init_kwargs", "load_best_model_at_end", "eval_strategy"),
+    "resume_from_checkpoint",
+}
+SETTINGS = {one.name for one in fields(SFTConfig)} - UNUSED - set(OURS) | {"max_length"}
 
 
 def read_recipe(path: str, overrides: list[str] = ()) -> tuple[Recipe, dict]:
     """The recipe, and the settings for `SFTConfig`."""
     try:
-        found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: expected YAML, found: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
-    found = _floats(found)
     for text in overrides:
         _override(found, text)
 
-    ours = {one.name: one for one in fields(Recipe)}
-    trl = {one.name for one in fields(SFTConfig)} - set(UNUSED) - set(OURS) | {"max_length"}
-    for key in found:
-        if key not in ours and key not in trl:
-            near = difflib.get_close_matches(key, [*ours, *trl], 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise DataError(f"{path}, {key}: expected a key of the recipe or of TRL's SFTConfig{hint}")
-    for key, one in ours.items():
-        if key not in found and one.default is MISSING and one.default_factory is MISSING:
-            raise DataError(f"{path}: expected the key {key!r}, found {', '.join(found)}")
-    recipe = Recipe(**{key: value for key, value in found.items() if key in ours})
-    for key, allowed in CHOICES.items():
-        if getattr(recipe, key) not in allowed:
-            raise DataError(f"{path}, {key}: expected one of {allowed}, found {getattr(recipe, key)!r}")
-    if not isinstance(recipe.data, list) or not recipe.data:
-        raise DataError(f"{path}, data: expected a list of data sets, found {recipe.data!r:.80}")
-    recipe.data = [_source(f"{path}, data.{place}", one) for place, one in enumerate(recipe.data)]
-    if recipe.held_out is not None:
-        recipe.held_out = _source(f"{path}, held_out", recipe.held_out, HeldOut)
-    return recipe, OURS | {key: value for key, value in found.items() if key in trl}
+    _expect_keys(path, Recipe, found, SETTINGS)
+    if not isinstance(found["data"], list) or not found["data"]:
+        raise DataError(f"{path}, data: expected a list of data sets, found {found['data']!r:.80}")
+    found["data"] = [_source(f"{path}, data.{place}", one, Source) for place, one in enumerate(found["data"])]
+    if found.get("held_out") is not None:
+        found["held_out"] = _source(f"{path}, held_out", found["held_out"], HeldOut)
+    settings = {key: found.pop(key) for key in list(found) if key in SETTINGS}
+    return _made(path, Recipe, found), OURS | settings
 
 
-def _source(place: str, values, kind: type[Source] = Source) -> Source:
-    known = [one.name for one in fields(kind)]
-    if not isinstance(values, dict) or "path" not in values or set(values) - set(known):
-        raise DataError(f"{place}: expected a `path` and any of {', '.join(known[1:])}, found {values!r:.120}")
-    source = kind(**values)
+def _source(place: str, values, kind: type):
+    if not isinstance(values, dict):
+        raise DataError(f"{place}: expected a mapping with a `path`, found {values!r:.80}")
+    _expect_keys(place, kind, values)
+    source = _made(place, kind, values)
     source.config = [source.config] if isinstance(source.config, str) else source.config
-    if source.count is not None and source.weight != 1:
+    if values.get("count") is not None and values.get("weight", 1) != 1:
         raise DataError(f"{place}: expected count or weight, found both")
-    if not source.weight > 0 or (source.count is not None and source.count < 1):
-        raise DataError(f"{place}: expected a weight above 0 and a count from 1, found {source.weight}, {source.count}")
+    for key in ("count", "weight", "steps"):
+        if values.get(key) is not None and not 0 < values[key] < float("inf"):
+            raise DataError(f"{place}, {key}: expected a number above 0, found {values[key]}")
     return source
 
 
-def _floats(value):
-    if isinstance(value, dict):
-        return {key: _floats(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_floats(one) for one in value]
-    return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value
+def _expect_keys(place: str, kind: type, values: dict, more: set[str] = frozenset()):
+    ours = {one.name: one for one in fields(kind)}
+    for key in values:
+        if key not in ours and key not in more:
+            near = difflib.get_close_matches(str(key), [*ours, *more], 1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(ours)}"
+            of_trl = " or of TRL's SFTConfig, as far as it is used here" if more else ""
+            raise DataError(f"{place}, {key}: expected a key of a {kind.__name__}{of_trl}; {hint}")
+    for key, one in ours.items():
+        if key not in values and one.default is MISSING and one.default_factory is MISSING:
+            raise DataError(f"{place}: expected the key {key!r}, found {', '.join(map(str, values))}")
+
+
+def _made(place: str, kind: type, values: dict):
+    try:
+        return kind(**values)
+    except StrictDataclassError as error:
+        raise DataError(f"{place}: {error.__cause__}") from error
 
 
 def _override(found: dict, text: str):
@@ -180,34 +196,42 @@ def _override(found: dict, text: str):
         inner = found
         for name in outer:
             inner = inner[int(name) if isinstance(inner, list) else name]
-        inner[int(last) if isinstance(inner, list) else last] = _floats(yaml.safe_load(value))
+        inner[int(last) if isinstance(inner, list) else last] = yaml.load(value, _Loader)
     except (KeyError, IndexError, ValueError, TypeError, yaml.YAMLError):
         equals = ""
     if not equals:
         raise DataError(f"{text}: expected key=value with a key of the recipe, or a path in it such as data.0.count")
 
 
-# Settings that may change between a run and its continuation, because what is trained stays the same.
-FREE = {
-    *("prepare", "held_out", "max_loss", "preset", "report_to", "run_name", "disable_tqdm"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "attn_implementation"),
-    *("save_steps", "save_total_limit", "save_strategy", "logging_steps", "dataset_num_proc", "use_cpu"),
-    *("dataloader_num_workers", "dataloader_prefetch_factor", "dataloader_persistent_workers"),
-    *("dataloader_pin_memory", "hub_private_repo"),
-}
+# Beginnings of the names of settings that may change between a run and its continuation, because what is trained stays
+# the same.
+FREE = (
+    *("output_dir", "prepare", "held_out", "max_loss", "preset", "attn_implementation", "use_cpu"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "dataset_num_proc"),
+    *("save_", "log_", "logging_", "dataloader_", "hub_", "push_to_hub", "report_to", "run_name", "project"),
+    *("trackio_", "disable_tqdm", "ddp_", "torch_empty_cache_steps", "skip_memory_metrics"),
+)
 
 
 def claim(folder: Path, recipe: Recipe, settings: dict, update_size: int):
     """Notes in the output folder what is trained there, or refuses one where something else was."""
-    path = folder / "run.json"
+    path, began = folder / "run.json", any(folder.glob("checkpoint-*"))
     run = json.loads(json.dumps(asdict(recipe) | settings | {"update_size": update_size}))
-    if path.is_file():
+    run.pop("hub_token", None)  # the card of the run shows the rest
+    if began and path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name in {**known, **run} if name not in FREE and known.get(name) != run.get(name)]
+        before, now = _fixed(known), _fixed(run)
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if changed:
-            listed = "; ".join(f"{name} {known.get(name)!r}, not {run.get(name)!r}" for name in changed)
+            listed = "; ".join(f"{name} {before.get(name)!r}, not {now.get(name)!r}" for name in changed)
             raise DataError(f"{folder} holds a run with {listed:.600}. Choose another output_dir, or remove it")
-    elif any(folder.glob("checkpoint-*")):
+    elif began:
         raise DataError(f"{folder}: expected an empty folder or an earlier run's, found checkpoints without run.json")
     with atomic_writer(path) as lines:
         lines.write(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
+
+
+def _fixed(run: dict) -> dict:
+    """What a continuation may not change. Where media lie is this machine's matter, `expect` is the plan's."""
+    data = [{name: one[name] for name in one if name not in ("folders", "expect")} for one in run["data"]]
+    return {name: value for name, value in (run | {"data": data}).items() if not name.startswith(FREE)}

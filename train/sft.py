@@ -68,6 +68,11 @@ def load(recipe: Recipe, args: SFTConfig, state: PartialState):
             f"{len(long):,} samples are longer than max_length={args.max_length}, such as {', '.join(long[:3])}; a "
             "larger max_length takes them, on_long=skip leaves them out"
         )
+    if len(fitting.rows) < (size := SequenceTrainer.update_size(args)):
+        raise DataError(
+            f"expected at least one update of {size} samples, found {len(fitting.rows)}, and {len(long)} that are longer "
+            f"than max_length={args.max_length}"
+        )
     reports = [parameter_report(model), fitting.report()]
     if long:
         reports.append(f"left out, as they are longer than {args.max_length} tokens: {len(long):,}")

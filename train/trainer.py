@@ -70,10 +70,6 @@ class SequenceTrainer(SFTTrainer):
             self.update_size(self.args),
             self.args.seed,
         )
-        if not len(self.sampler):
-            raise DataError(
-                f"expected at least one update of {self.sampler.update_size} samples, found {len(mixture.rows)} rows"
-            )
         self.model.register_forward_hook(self._keep_outputs)
         self._outputs, self._update_ids, self._noted, self._asked, self.skipped = None, [], {}, 0, 0
         self._reset()
