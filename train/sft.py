@@ -70,8 +70,8 @@ def load(recipe: Recipe, args: SFTConfig, state: PartialState):
         )
     if len(fitting.rows) < (size := SequenceTrainer.update_size(args)):
         raise DataError(
-            f"expected at least one update of {size} samples, found {len(fitting.rows)}, and {len(long)} that are longer "
-            f"than max_length={args.max_length}"
+            f"expected at least one update of {size} samples, found {len(fitting.rows)}, and {len(long)} that are "
+            f"longer than max_length={args.max_length}"
         )
     reports = [parameter_report(model), fitting.report()]
     if long:
