@@ -228,8 +228,9 @@ def test_a_broken_picture_stops_or_is_skipped_and_counted(recipe, sets, tmp_path
     gone = copy / "miniworld" / load_dataset(str(copy), "image_pool", split="train")[one]["media"]
     gone.write_bytes(b"no picture")
     file = recipe(data=[{"path": str(copy), "config": ["iig", "iic", "alr"]}], num_train_epochs=1)
-    with pytest.raises(DataError, match=rf"sample '\w+-\d{{7}}': .*{gone.name}.*on_problem=skip"):
-        sft.main([file, f"output_dir={tmp_path / 'stopped'}"])
+    for workers in (0, 1):
+        with pytest.raises(DataError, match=rf"^sample '\w+-\d{{7}}': .*{gone.name}.*on_problem=skip[^\n]*$"):
+            sft.main([file, f"output_dir={tmp_path / f'stopped-{workers}'}", f"dataloader_num_workers={workers}"])
     sft.main([file, "on_problem=skip"])
     told = [json.loads(line) for line in (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()]
     assert told and all(gone.name in one["why"] for one in told)

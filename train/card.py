@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainerState
 
 from dataset_scripts.files import atomic_writer
 
@@ -21,12 +21,10 @@ _WHERE = ("model", "output_dir", "prepare", "data", "folders", "held_out")  # pa
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
-def describe(folder: Path, reports: list[str], seconds: float, processes: int) -> str:
-    """The run in Markdown, from its files and the reports that it printed."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    state = json.loads((Path(get_last_checkpoint(folder)) / "trainer_state.json").read_text(encoding="utf-8"))
-    logged = [entry for entry in state["log_history"] if "loss" in entry]
-    lines = [f"{state['global_step']:,} updates of {run['update_size']} samples: {state['epoch']:.3g} epochs.", ""]
+def describe(run: dict, state: TrainerState, reports: list[str], seconds: float, processes: int) -> str:
+    """The run in Markdown: what it is, the reports that it printed, how it went."""
+    logged = [entry for entry in state.log_history if "loss" in entry]
+    lines = [f"{state.global_step:,} updates of {run['update_size']} samples: {state.epoch:.3g} epochs.", ""]
     lines += ["```", "\n\n".join(reports), "```", ""]
     if logged:
         lines += ["| | first logged | last |", "| --- | --- | --- |"]

@@ -128,7 +128,7 @@ UNUSED = {
     *("packing", "packing_strategy", "eval_packing", "padding_free", "pad_to_multiple_of", "truncation_mode"),
     *("assistant_only_loss", "completion_only_loss", "dataset_text_field", "chat_template_path", "shuffle_dataset"),
     *("eos_token", "pad_token", "model_init_kwargs", "load_best_model_at_end", "eval_strategy"),
-    "resume_from_checkpoint",
+    *("resume_from_checkpoint", "save_only_model", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"),
 }
 SETTINGS = {one.name for one in fields(SFTConfig)} - UNUSED - set(OURS) | {"max_length"}
 
@@ -213,11 +213,16 @@ FREE = (
 )
 
 
-def claim(folder: Path, recipe: Recipe, settings: dict, update_size: int):
-    """Notes in the output folder what is trained there, or refuses one where something else was."""
-    path, began = folder / "run.json", any(folder.glob("checkpoint-*"))
+def as_run(recipe: Recipe, settings: dict, update_size: int) -> dict:
+    """What a run is, as its folder notes it."""
     run = json.loads(json.dumps(asdict(recipe) | settings | {"update_size": update_size}))
     run.pop("hub_token", None)  # the card of the run shows the rest
+    return run
+
+
+def claim(folder: Path, run: dict):
+    """Notes in the output folder what is trained there, or refuses one where something else was."""
+    path, began = folder / "run.json", any(folder.glob("checkpoint-*"))
     if began and path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
         before, now = _fixed(known), _fixed(run)

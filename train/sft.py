@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 from trl import SFTConfig
 
@@ -27,7 +28,7 @@ from .adapter import load_for_training, parameter_report, prepare_base
 from .card import describe, publish, write_card
 from .collator import Collator
 from .mixture import Mixture
-from .recipe import Recipe, claim, read_recipe
+from .recipe import Recipe, as_run, claim, read_recipe
 from .trainer import SKIPPED, SequenceTrainer
 from .watching import HeldOutQuestions
 
@@ -87,10 +88,11 @@ def main(arguments: list[str] | None = None):
     args, state = SFTConfig(**settings), PartialState()
     if recipe.dtype != "float32" and not (args.bf16 or args.fp16):
         raise DataError(f"dtype: {recipe.dtype} needs bf16: true or fp16: true, found neither")
+    noted = as_run(recipe, settings, SequenceTrainer.update_size(args))
     with state.main_process_first():
         if state.is_main_process:
             prepare(recipe)
-            claim(Path(args.output_dir), recipe, settings, SequenceTrainer.update_size(args))
+            claim(Path(args.output_dir), noted)
 
     model, processor, mixture, reports = load(recipe, args, state)
     trainer = SequenceTrainer(
@@ -111,29 +113,28 @@ def main(arguments: list[str] | None = None):
         max_loss=recipe.max_loss,
         held_out=HeldOutQuestions(recipe.held_out, processor) if recipe.held_out else None,
     )
-    result = trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir))
+    found = gather_object([get_last_checkpoint(args.output_dir)])
+    if len(set(found)) > 1:
+        raise DataError(f"{args.output_dir}: expected one folder that all processes see, found checkpoints {found}")
+    result = trainer.train(resume_from_checkpoint=found[0])
     trainer.save_model()
-    state.wait_for_everyone()
     if state.is_main_process:
-        finish(args, reports, result.metrics["train_runtime"], state, options.push_to_hub)
+        seconds = result.metrics["train_runtime"]
+        description = describe(noted, trainer.state, reports, seconds, state.num_processes)
+        finish(Path(args.output_dir), description)
+        if options.push_to_hub:
+            publish(Path(args.output_dir), options.push_to_hub, description, args.hub_private_repo)
+            print(f"{options.push_to_hub}: uploaded")
 
 
-def finish(args: SFTConfig, reports: list[str], seconds: float, state: PartialState, repository: str | None):
-    """The card of what was trained, and its upload."""
-    folder = Path(args.output_dir)
-    (folder / "training_args.bin").unlink()  # a pickle, with paths of this machine
-    description = describe(folder, reports, seconds, state.num_processes)
-    write_card(
-        folder, "An adapter that `train.sft` trained; `train.adapter merge` joins it with its base.\n", description
-    )
+def finish(folder: Path, description: str):
+    """The card of what was trained, and what is to be told of it."""
+    status = "An adapter that `train.sft` trained; `train.adapter merge` joins it with its base.\n"
+    write_card(folder, status, description)
     skipped = folder / SKIPPED
-    if skipped.exists():
-        unique = set(skipped.read_text(encoding="utf-8").splitlines())
-        print(f"skipped {len(unique):,} samples, see {skipped}")
+    if skipped.exists():  # a run that went on after a kill may have met a sample twice
+        print(f"skipped {len(set(skipped.read_text(encoding='utf-8').splitlines())):,} samples, see {skipped}")
     print(f"{folder}: adapter and card")
-    if repository:
-        publish(folder, repository, description, args.hub_private_repo)
-        print(f"{repository}: uploaded")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from datasets import Dataset
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
@@ -101,9 +102,12 @@ class SequenceTrainer(SFTTrainer):
 
     def get_batch_samples(self, *args, **kwargs):
         began = time.perf_counter()
-        batches = super().get_batch_samples(*args, **kwargs)
-        self._waited += time.perf_counter() - began
-        return batches
+        try:
+            return super().get_batch_samples(*args, **kwargs)
+        except DataError as error:  # a loader's worker puts its traceback before the message
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+        finally:
+            self._waited += time.perf_counter() - began
 
     # Losses
 
@@ -166,13 +170,14 @@ class SequenceTrainer(SFTTrainer):
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, *args, **kwargs):
         step = self.state.global_step
         if self.held_out and step % self.held_out.steps == 0 and self._asked != step:
-            self._asked, self.control.should_log = step, True
+            self._asked, self.control.should_log, began = step, True, time.perf_counter()
             base = self.accelerator.unwrap_model(model).get_base_model()
             with self.compute_loss_context_manager():  # what trains is kept in another dtype
                 figures, line = self.held_out.ask(base, self.args.process_index, self.args.world_size)
             self._noted = figures
             if self.is_world_process_zero():
                 print(f"held out: {line}", file=sys.stderr)
+            self._began += time.perf_counter() - began  # the model's speed is that of training
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, *args, **kwargs)
 
     def log(self, logs: dict, start_time: float | None = None):
@@ -220,6 +225,21 @@ class SequenceTrainer(SFTTrainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             rotate_checkpoints(output_dir=str(folder), save_total_limit=self.args.save_total_limit, use_mtime=False)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False):
+        """The finished model, too, is there whole: what makes a folder a model comes last."""
+        if output_dir is not None:
+            return super().save_model(output_dir, _internal_call)
+        folder, new = Path(self.args.output_dir), Path(self.args.output_dir) / ".final"
+        super().save_model(str(new), _internal_call)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            (new / TRAINING_ARGS_NAME).unlink()  # a pickle, with paths of this machine
+            for path in sorted(new.iterdir(), key=lambda path: path.suffix == ".json"):
+                if path.is_dir():
+                    shutil.rmtree(folder / path.name, ignore_errors=True)
+                os.replace(path, folder / path.name)
+            new.rmdir()
 
     _writing: Path | None = None
 
