@@ -25,9 +25,11 @@ from dataset_scripts.command import run
 from dataset_scripts.items import DataError
 
 from .adapter import load_for_training, parameter_report, prepare_base
+from .bill import bill
 from .card import describe, publish, write_card
 from .collator import Collator
 from .mixture import Mixture
+from .plan import SHARDINGS
 from .recipe import Recipe, as_run, claim, read_recipe
 from .trainer import SKIPPED, SequenceTrainer
 from .watching import HeldOutQuestions
@@ -38,6 +40,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("recipe", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of the recipe's")
     parser.add_argument("--plan", action="store_true", help="parameters, FLOPs, memory and hours; nothing is trained")
+    parser.add_argument("--gpus", default="8xA100", help="of the plan (default: %(default)s)")
+    parser.add_argument("--sharding", default="ddp", choices=SHARDINGS, help="of the plan (default: %(default)s)")
     parser.add_argument("--push-to-hub", metavar="OWNER/NAME", help="upload the merged model with its card")
     return parser.parse_args(arguments)
 
@@ -85,6 +89,9 @@ def load(recipe: Recipe, args: SFTConfig, state: PartialState):
 def main(arguments: list[str] | None = None):
     options = parse_arguments(arguments)
     recipe, settings = read_recipe(options.recipe, options.overrides)
+    if options.plan:
+        print(bill(recipe, settings, options))
+        return
     args, state = SFTConfig(**settings), PartialState()
     if recipe.dtype != "float32" and not (args.bf16 or args.fp16):
         raise DataError(f"dtype: {recipe.dtype} needs bf16: true or fp16: true, found neither")
