@@ -25,6 +25,7 @@ from peft import (
 from peft.utils import load_peft_weights
 from torch import nn
 from transformers import BitsAndBytesConfig
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from dataset_scripts.command import run
 from dataset_scripts.files import replacing
@@ -146,12 +147,13 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
         if not 1 <= recipe.num_frames <= most:
             raise DataError(f"num_frames: expected 1 to {most} (max_frame_positions), found {recipe.num_frames}")
         base_model.config.num_frames = processor.video_processor.num_frames = recipe.num_frames
-    model = get_peft_model(base_model, lora_config(recipe, base_model))
+    model = get_peft_model(base_model, lora_config(recipe, base_model), autocast_adapter_dtype=False)
     if is_adapter(start):
         restore(model, start)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    if not is_deepspeed_zero3_enabled():  # which wants one dtype, and has its own float32 copies of what trains
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):  # PEFT's wrapper of the token rows; TRL's loss asks for its bias
         head.register_parameter("bias", None)
@@ -183,8 +185,9 @@ def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
         if ".original_module." in name:  # PEFT's untouched copy of what trains in full
             continue
         part = next(part for part, piece in PARTS.items() if piece in name)
-        counts[part][0] += parameter.numel()
-        counts[part][1] += parameter.numel() * parameter.requires_grad
+        count = parameter.ds_numel if hasattr(parameter, "ds_numel") else parameter.numel()  # ZeRO-3 has split it
+        counts[part][0] += count
+        counts[part][1] += count * parameter.requires_grad
     return [(part, *numbers) for part, numbers in counts.items()]
 
 

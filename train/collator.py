@@ -5,10 +5,12 @@ Every picture of a batch is there once; `video_picture_index` says which frames 
 a shared pool thus cost the vision tower one pass a picture, whatever their number.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
@@ -19,7 +21,7 @@ from modeling_seq2time import Seq2TimeProcessor
 from modeling_seq2time.video_decoding import VideoDecodingError
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 
-from .conversation import IGNORED, encode
+from .conversation import IGNORED, as_chat, encode
 
 
 UNREADABLE = (DataError, VideoDecodingError, OSError)
@@ -32,7 +34,7 @@ class TooLong(DataError):
 
 @dataclass
 class Seen:
-    """A sample that is ready but for its pictures."""
+    """A sample as the model is given it."""
 
     record: dict
     metadata: Seq2TimeVideoMetadata
@@ -48,11 +50,13 @@ class Pictures:
     places: dict = field(default_factory=dict)
     pixels: list[torch.Tensor] = field(default_factory=list)
 
-    def add(self, keys: list, pixels: torch.Tensor) -> list[int]:
-        first = len(self.places)
-        self.places |= {key: first + number for number, key in enumerate(keys)}
-        self.pixels.append(pixels)
-        return list(range(first, first + len(keys)))
+    def places_of(self, owner, names: list, load: Callable[[list], torch.Tensor]) -> list[int]:
+        """Where the pictures are that `owner`, a pool or a sample, knows by these names; what is missing is loaded."""
+        missing = [name for name in names if (owner, name) not in self.places]
+        if missing:
+            self.pixels.append(load(missing))
+            self.places |= {(owner, name): place for place, name in enumerate(missing, len(self.places))}
+        return [self.places[owner, name] for name in names]
 
 
 @dataclass
@@ -80,10 +84,9 @@ class Collator:
             try:
                 seen.append(self.sample(row, pictures))
             except UNREADABLE as error:
-                policy = self.on_long if isinstance(error, TooLong) else self.on_problem
+                key = "on_long" if isinstance(error, TooLong) else "on_problem"
                 name = self.sets[row["set"]].records[row["row"]]["id"]
-                if policy == "stop":
-                    key = "on_long" if isinstance(error, TooLong) else "on_problem"
+                if getattr(self, key) == "stop":
                     raise DataError(f"sample {name!r}: {error} ({key}=skip leaves such samples out)") from error
                 skipped.append({"id": name, "epoch": row["epoch"], "why": str(error)})
         batch = self.batch(seen or [self.blank(pictures)], pictures)
@@ -95,32 +98,26 @@ class Collator:
         samples: Samples = self.sets[row["set"]]
         record = samples.records[row["row"]]
         check(record, len(samples.pool))
-        rng = np.random.default_rng([self.seed, row["epoch"], row["set"], row["row"]])
-        is_image = record["task"] in IMAGE_TASKS
+        own = (row["set"], row["row"], row["copy"])
+        rng = np.random.default_rng([self.seed, row["epoch"], *own])
+        is_image, sequence = record["task"] in IMAGE_TASKS, record["sequence"]
         if is_image:
-            frames, count = record["sequence"], len(record["sequence"])
-            metadata = Seq2TimeVideoMetadata(total_num_frames=count, frames_indices=list(range(count)))
+            known = {"total_num_frames": len(sequence), "frames_indices": list(range(len(sequence)))}
         else:
-            frames, known = samples.clip_frames(record["sequence"], rng)
-            metadata = Seq2TimeVideoMetadata(**known)
-        ((ids, labels),) = encode(self.processor, [record["messages"]], [metadata])
+            frames, known = samples.clip_frames(sequence, rng)
+        metadata = Seq2TimeVideoMetadata(**known)
+        ((ids, labels),) = encode(self.processor, [as_chat(self.processor, record["messages"], metadata)])
         if self.max_length and len(ids) > self.max_length:
             raise TooLong(f"expected at most max_length={self.max_length} tokens, found {len(ids)}")
-        if is_image:
-            places = self.images(samples, row, frames, rng if self.crop_images else None, pictures)
+        crop = rng if (self.crop_images if is_image else self.crop) else None
+        if is_image:  # a crop is the sequence's own, so its pictures are, too
+            owner = row["pool"] if crop is None else own
+            places = pictures.places_of(
+                owner, sequence, lambda ids: self.pixels([samples.picture(one) for one in ids], crop)
+            )
         else:
-            keys = [(row["set"], row["row"], number) for number in range(len(frames))]
-            places = pictures.add(keys, self.pixels(frames, rng if self.crop else None))
+            places = pictures.places_of(own, range(len(frames)), lambda _: self.pixels(frames, crop))
         return Seen(record, metadata, places, ids, labels)
-
-    def images(self, samples: Samples, row: dict, wanted: list[int], rng, pictures: Pictures) -> list[int]:
-        """Places of a pool's pictures in the batch. A crop is the sequence's own, so its pictures are, too."""
-        shared = row["pool"] if rng is None else (row["set"], row["row"])
-        missing = [one for one in wanted if (shared, one) not in pictures.places]
-        if missing:
-            pixels = self.pixels([samples.picture(one) for one in missing], rng)
-            pictures.add([(shared, one) for one in missing], pixels)
-        return [pictures.places[shared, one] for one in wanted]
 
     def pixels(self, frames: list, rng: np.random.Generator | None) -> torch.Tensor:
         """Pictures as the vision tower takes them, all with the same crop, if any."""
@@ -131,30 +128,27 @@ class Collator:
             cropped = [torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in frames]
             squeezed = [transforms.resize(frame, side, InterpolationMode.BICUBIC, antialias=True) for frame in cropped]
             frames = transforms.resized_crop(torch.stack(squeezed), *corner, side, InterpolationMode.BICUBIC)
-        return self.processor.video_processor([frames], do_sample_frames=False, return_tensors="pt")[
-            "pixel_values_videos"
-        ][0]
+        processed = self.processor.video_processor([frames], do_sample_frames=False, return_tensors="pt")
+        return processed["pixel_values_videos"][0]
 
     def blank(self, pictures: Pictures) -> Seen:
         size = self.processor.video_processor.size
         metadata = Seq2TimeVideoMetadata(total_num_frames=1, frames_indices=[0])
-        ((ids, _),) = encode(self.processor, [[{"role": "user", "content": ""}]], [metadata])
-        places = pictures.add(["blank"], torch.zeros(1, 3, size["height"], size["width"]))
-        return Seen({}, metadata, places, ids, [IGNORED] * len(ids))
+        chat = as_chat(self.processor, [{"role": "user", "content": ""}], metadata)
+        ((ids, labels),) = encode(self.processor, [chat])
+        places = pictures.places_of("blank", [0], lambda _: torch.zeros(1, 3, size["height"], size["width"]))
+        return Seen({}, metadata, places, ids, labels)
 
     def batch(self, seen: list[Seen], pictures: Pictures) -> dict:
-        tokenizer, longest = self.processor.tokenizer, max(len(one.ids) for one in seen)
-        frames = max(len(one.pictures) for one in seen)
-
-        def padded(rows: list[list[int]], value: int, length: int) -> torch.Tensor:
-            return torch.tensor([row + [value] * (length - len(row)) for row in rows])
+        def padded(rows: list[list[int]], value: int) -> torch.Tensor:
+            return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=value)
 
         batch = {
-            "input_ids": padded([one.ids for one in seen], tokenizer.pad_token_id, longest),
-            "attention_mask": padded([[1] * len(one.ids) for one in seen], 0, longest),
-            "labels": padded([one.labels for one in seen], IGNORED, longest),
+            "input_ids": padded([one.ids for one in seen], self.processor.tokenizer.pad_token_id),
+            "attention_mask": padded([[1] * len(one.ids) for one in seen], 0),
+            "labels": padded([one.labels for one in seen], IGNORED),
             "pixel_values_videos": torch.cat(pictures.pixels),
-            "video_picture_index": padded([one.pictures for one in seen], -1, frames),
+            "video_picture_index": padded([one.pictures for one in seen], -1),
         }
         if self.processor.qformer_reads_time:
             time = self.processor._time_inputs([one.metadata for one in seen])

@@ -1,35 +1,35 @@
 """Which rows of which data sets are trained on: a table, its report, and the order in which batches take its rows."""
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets, get_dataset_config_names
+from datasets import Dataset, get_dataset_config_names, get_dataset_split_names
 from datasets.fingerprint import Hasher
 
 from dataset_scripts.items import DataError
-from dataset_scripts.record import IMAGE_TASKS
+from dataset_scripts.record import IMAGE_TASKS, check
 from dataset_scripts.samples import Samples, pool_of
 from modeling_seq2time import Seq2TimeProcessor
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 
-from .conversation import IGNORED, as_chat, tokenized
+from .conversation import IGNORED, as_chat, encode
 from .recipe import Source
 
 
-MEASURE = 1  # version of what `measure` says, for its cache
+MEASURE = 2  # version of what `measure` says, for its cache
 BUCKET = 50  # effective batches that are sorted by length together
 
 
 @dataclass
 class Mixture:
     """
-    `rows` has a row per sample of an epoch: `set` and `row` say which record of `sets`, `pool` which pool its pictures
-    are of, `group` what shares a pool of pictures with it (-1: nothing); then its `length` in tokens, its `answers`
-    (tokens that are learned), `frames`, and `source`, the number of its data set in the recipe.
+    `rows` has a row per sample of an epoch: `set` and `row` say which record of `sets`, `copy` the how many-th time it
+    is there, `pool` which pool its pictures are of, `group` what shares pictures with it (-1: nothing); then its
+    `length` in tokens (0 of a record that is no good), its `answers` (tokens that are learned), `frames`, and `source`,
+    the number of its data set in the recipe.
     """
 
     sets: list[Samples]
@@ -38,59 +38,72 @@ class Mixture:
 
     @classmethod
     def load(
-        cls, sources: list[Source], processor: Seq2TimeProcessor, sampling: str, seed: int, num_proc: int | None = None
+        cls,
+        sources: list[Source],
+        processor: Seq2TimeProcessor,
+        sampling: str,
+        seed: int,
+        num_proc: int | None = None,
+        on_problem: str = "stop",
     ) -> "Mixture":
+        """Of records that are no good the first one is an error; with `skip` the collator leaves them out."""
         video = processor.video_processor
         size = (video.size["height"], video.size["width"])
         options = {"num_frames": video.num_frames, "sampling": sampling, "size": size}
-        sets, parts, pools, groups = [], [], {}, {}
+        sets, measured, parts, pools, groups = [], [], [], {}, {}
         for number, source in enumerate(sources):
             own = []
             for config in source.config or record_configs(source):
                 samples = Samples.load(source.path, config, source.split, source.folders, **options)
+                count, found = len(samples), measure(samples, processor, num_proc)
                 pool = pools.setdefault((source.path, pool_of(config), source.split), len(pools))
-                names = samples.records["group"] if config in IMAGE_TASKS else ()
-                shared = [groups.setdefault((pool, name), len(groups)) if name != "all" else -1 for name in names]
-                rows = measure(samples, processor, num_proc)
-                count = len(rows)
-                columns = {
-                    "set": [len(sets)] * count,
-                    "pool": [pool] * count,
-                    "source": [number] * count,
-                    "row": list(range(count)),
-                    "group": shared or [-1] * count,
-                }
-                rows = concatenate_datasets([Dataset.from_dict(columns), rows], axis=1)
+                table = {name: np.array(found[name][:]) for name in ("length", "answers", "frames")}
+                table |= {"set": np.full(count, len(sets)), "pool": np.full(count, pool), "row": np.arange(count)}
+                table |= {"source": np.full(count, number), "group": np.full(count, -1)}
+                if config in IMAGE_TASKS:
+                    keys = {name: (pool, name) for name in samples.records.unique("group") if name != "all"}
+                    numbers = {name: groups.setdefault(key, len(groups)) for name, key in keys.items()}
+                    table["group"] = np.array([numbers.get(name, -1) for name in samples.records["group"][:]])
                 if source.source is not None:
-                    wanted = np.array(samples.records["source"]) == source.source
-                    rows = rows.select(np.flatnonzero(wanted))
+                    table = _taken(table, np.array(samples.records["source"][:]) == source.source)
                 sets.append(samples)
-                own.append(rows)
-            table = concatenate_datasets(own)
-            if not len(table):
-                raise DataError(f"{source.path}, {source.split}: no records of source {source.source!r}")
-            parts.append(table.select(chosen(len(table), source, np.random.default_rng([seed, number]))))
-        return cls(sets, concatenate_datasets(parts).flatten_indices(), sources)
+                measured.append(found)
+                own.append(table)
+            parts.append(_chosen(_joined(own), source, np.random.default_rng([seed, number])))
+        table = _joined(parts)
+        # Copies are groups of their own, or a batch would have a sample twice.
+        table["group"] += np.where(table["group"] < 0, 0, table["copy"] * len(groups))
+        bad = np.flatnonzero(table["length"] == 0)
+        if len(bad) and on_problem == "stop":
+            number, row = table["set"][bad[0]], int(table["row"][bad[0]])
+            name, problem = sets[number].records[row]["id"], measured[number][row]["problem"]
+            raise DataError(f"{len(bad):,} records are no good, the first is sample {name!r}: {problem}")
+        return cls(sets, Dataset.from_dict(table), sources)
+
+    def column(self, name: str) -> np.ndarray:
+        return np.array(self.rows[name][:])
 
     def without_long(self, max_length: int) -> tuple["Mixture", list[str]]:
         """Rows that fit, and the names of those that don't."""
-        lengths = np.array(self.rows["length"])
-        long = self.rows.select(np.flatnonzero(lengths > max_length))
-        names = [self.sets[row["set"]].records[row["row"]]["id"] for row in long]
-        fitting = self.rows.select(np.flatnonzero(lengths <= max_length))
-        return Mixture(self.sets, fitting, self.sources), names
+        long = self.column("length") > max_length
+        if not long.any():
+            return self, []
+        numbers, rows, names = self.column("set"), self.column("row"), []
+        for number, samples in enumerate(self.sets):
+            names += samples.records.select_columns("id")[rows[long & (numbers == number)]]["id"]
+        fitting = {name: self.column(name)[~long] for name in self.rows.column_names}
+        return Mixture(self.sets, Dataset.from_dict(fitting), self.sources), names
 
     def report(self) -> str:
         """Rows, tokens and frames of each data set and configuration."""
-        table = {name: np.array(self.rows[name]) for name in ("source", "length", "answers", "frames", "set")}
+        table = {name: self.column(name) for name in ("source", "length", "answers", "frames")}
         lines = [("data set", "rows", "share", "tokens", "of these learned", "frames")]
         total = len(self.rows)
         for number, source in enumerate(self.sources):
-            mine = table["source"] == number
             place = Path(source.path).name if Path(source.path).is_absolute() else source.path
             name = f"{place} {'+'.join(source.config or ['all'])}"
             name += f" ({source.source})" if source.source else ""
-            lines.append((name, *_figures(mine, table, total)))
+            lines.append((name, *_figures(table["source"] == number, table, total)))
         lines.append(("together", *_figures(np.ones(total, dtype=bool), table, total)))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(_aligned(line, widths) for line in lines)
@@ -106,28 +119,50 @@ def _figures(mine: np.ndarray, table: dict, total: int) -> list[str]:
     return [f"{mine.sum():,}", f"{mine.sum() / total:.1%}", *(f"{number:,}" for number in sums)]
 
 
+def _taken(table: dict[str, np.ndarray], which: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: column[which] for name, column in table.items()}
+
+
+def _joined(tables: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
 def record_configs(source: Source) -> list[str]:
-    """All configurations of records of a set."""
+    """All configurations of records that a set has of the split."""
     try:
         found = [name for name in get_dataset_config_names(source.path) if not name.endswith("_pool")]
+        found = [name for name in found if source.split in get_dataset_split_names(source.path, name)]
     except (FileNotFoundError, ValueError) as error:
         raise DataError(f"{source.path}: {error}") from error
     if not found:
-        raise DataError(f"{source.path}: expected configurations of records, found none")
+        raise DataError(f"{source.path}: expected configurations of records of split {source.split!r}, found none")
     return found
 
 
-def chosen(total: int, source: Source, rng: np.random.Generator) -> np.ndarray:
-    """Which of so many rows: whole passes, and a random part of one."""
+def _chosen(table: dict[str, np.ndarray], source: Source, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """As many rows as the source asks for: whole passes, and a random part of one in which groups stay whole."""
+    total, place = len(table["row"]), f"{source.path}, {source.split}"
+    if not total:
+        raise DataError(f"{place}: expected records of source {source.source!r}, found none")
     count = round(total * source.weight) if source.count is None else source.count
-    passes = [np.arange(total)] * (count // total)
-    return np.concatenate([*passes, np.sort(rng.choice(total, count % total, replace=False))]).astype(int)
+    if not count:
+        raise DataError(f"{place}: weight {source.weight} of {total} records is none of them")
+    alone = table["group"] < 0
+    _, unit = np.unique(np.where(alone, -np.arange(1, total + 1), table["group"]), return_inverse=True)
+    some = np.argsort(rng.permutation(total)[unit], kind="stable")[: count % total]
+    picks = np.concatenate([np.tile(np.arange(total), count // total), np.sort(some)])
+    return _taken(table, picks) | {"copy": np.arange(count) // total}
 
 
 def measure(samples: Samples, processor: Seq2TimeProcessor, num_proc: int | None = None) -> Dataset:
-    """`length`, `answers` and `frames` of every record, kept in the cache of `datasets`."""
-    about = [samples.records._fingerprint, samples.pool._fingerprint, samples.num_frames, processor.to_dict(), MEASURE]
-    about.append(processor.tokenizer.backend_tokenizer.to_str())
+    """
+    `length`, `answers` and `frames` of every record, kept in the cache of `datasets`. A video counts as if it had
+    `num_frames` frames, evenly spaced.
+    """
+    tokenizer = processor.tokenizer
+    about = [samples.records._fingerprint, samples.pool._fingerprint, samples.num_frames, MEASURE]
+    about += [processor.to_dict(), processor.chat_template, tokenizer.special_tokens_map]
+    about.append(tokenizer.backend_tokenizer.to_str())
     return samples.records.map(
         partial(_measured, samples=samples, processor=processor),
         batched=True,
@@ -139,26 +174,32 @@ def measure(samples: Samples, processor: Seq2TimeProcessor, num_proc: int | None
 
 
 def _measured(batch: dict, samples: Samples, processor: Seq2TimeProcessor) -> dict:
-    found = {"length": [], "answers": [], "frames": []}
-    chats, saved = [], []
-    for task, sequence, messages in zip(batch["task"], batch["sequence"], batch["messages"], strict=True):
-        metadata = nominal(task, sequence, samples)
-        text = processor._video_text(metadata)
-        placeholders = text.count(processor.video_token)
-        # One placeholder stands for all: they are tokens of their own.
-        short = text.replace(processor.video_token * placeholders, processor.video_token)
-        chats.append(as_chat(processor, messages, short))
-        saved.append(placeholders - 1)
-        found["frames"].append(len(metadata.positions))
-    for (ids, labels), more in zip(tokenized(processor, chats), saved, strict=True):
-        found["length"].append(len(ids) + more)
-        found["answers"].append(sum(label != IGNORED for label in labels))
+    count = len(batch["id"])
+    found = {name: [0] * count for name in ("length", "answers", "frames")} | {"problem": [""] * count}
+    good, chats = [], []
+    for place in range(count):
+        record = {name: column[place] for name, column in batch.items()}
+        try:
+            check(record, len(samples.pool))
+            metadata = nominal(record, samples)
+            chats.append(as_chat(processor, record["messages"], metadata))
+            good.append(place)
+            found["frames"][place] = len(metadata.positions)
+        except DataError as error:
+            found["problem"][place] = str(error)
+    for place, (ids, labels) in zip(good, encode(processor, chats) if chats else [], strict=True):
+        found["answers"][place] = len(ids) - labels.count(IGNORED)
+        if found["answers"][place]:
+            found["length"][place] = len(ids)
+        else:
+            found["problem"][place] = "expected tokens to learn, found none; a chat template marks {% generation %}"
     return found
 
 
-def nominal(task: str, sequence: list, samples: Samples) -> Seq2TimeVideoMetadata:
+def nominal(record: dict, samples: Samples) -> Seq2TimeVideoMetadata:
     """A sequence's metadata before anything of it is decoded: a clip sequence or video with evenly spaced frames."""
-    if task in IMAGE_TASKS:
+    sequence = record["sequence"]
+    if record["task"] in IMAGE_TASKS:
         return Seq2TimeVideoMetadata(total_num_frames=len(sequence), frames_indices=list(range(len(sequence))))
     rows = samples.pool[[clip["clip"] for clip in sequence]]
     length = sum(duration * clip["rate"] for duration, clip in zip(rows["duration"], sequence, strict=True))
@@ -177,7 +218,7 @@ class BatchSampler:
     """
 
     def __init__(self, groups: np.ndarray, lengths: np.ndarray, batch_size: int, update_size: int, seed: int):
-        self.groups, self.lengths, self.seed, self.epoch = groups, lengths, seed, 0
+        self.groups, self.lengths, self.seed, self.epoch = groups.astype(int), lengths, seed, 0
         self.batch_size, self.update_size, self.drop_last = batch_size, update_size, True
 
     def set_epoch(self, epoch: int):
@@ -187,22 +228,22 @@ class BatchSampler:
         return len(self.groups) // self.update_size * (self.update_size // self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for update in self.updates():
+        for update in self.updates().tolist():
             for first in range(0, self.update_size, self.batch_size):
-                yield [(self.epoch, int(row)) for row in update[first : first + self.batch_size]]
+                yield [(self.epoch, row) for row in update[first : first + self.batch_size]]
 
     def updates(self) -> np.ndarray:
         """The rows of each update of an epoch, `(updates, update_size)`."""
         rng = np.random.default_rng([self.seed, self.epoch])
+        left, alone = len(self.groups) % self.update_size, self.groups.max(initial=-1) + 1
+        # Groups in random order, rows of none behind them; what is left over is cut off the end.
+        rank = np.append(rng.permutation(alone), alone)
         order = rng.permutation(len(self.groups))
-        members = defaultdict(list)
-        for row in order:
-            members[int(self.groups[row])].append(row)
-        left = len(order) % self.update_size
-        alone = np.array(members.pop(-1, [])[left:], dtype=int)
-        width = BUCKET * self.update_size
-        buckets = [alone[first : first + width] for first in range(0, len(alone), width)]
-        runs = [np.array(own)[np.argsort(self.lengths[own], kind="stable")] for own in [*members.values(), *buckets]]
-        rows = np.concatenate(runs)
-        updates = rows[: len(rows) // self.update_size * self.update_size].reshape(-1, self.update_size)
+        order = order[np.argsort(rank[self.groups[order]], kind="stable")][: len(order) - left]
+        run = rank[self.groups[order]]
+        shared, size = run < alone, np.bincount(run, minlength=1)[run]
+        run[~shared] += np.arange((~shared).sum()) // (BUCKET * self.update_size)
+        # Full groups before those that lack rows, behind which batches would begin in the middle of a group.
+        order = order[np.lexsort((self.lengths[order], run, np.where(shared, -size, 0)))]
+        updates = order.reshape(-1, self.update_size)
         return updates[rng.permutation(len(updates))]

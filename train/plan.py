@@ -2,9 +2,9 @@
 What a run costs, before it: parameters, FLOPs of a row, memory of a GPU, hours. No weights are needed.
 
 FLOPs are those of matrix products, as `torch.utils.flop_counter` counts them in a training step: attention as a full
-square, with its scores computed again on the way back. Hours assume a share of the GPU's peak, and that neither input
-nor padding costs any. Bytes are those of bf16 autocast and of AdamW in fp32; what CUDA, its allocator and NCCL take
-comes on top. None of it was ever compared with a real GPU.
+square, its scores a second time on the way back. Hours assume a share of the GPU's peak, and that padding and input
+cost nothing. Bytes are those of bf16 autocast and fp32 AdamW, without what CUDA, its allocator and NCCL take. Nothing
+of it was ever compared with a real GPU.
 """
 
 import math
@@ -81,10 +81,9 @@ def parameters(config: Seq2TimeConfig, setup: Setup) -> dict[str, tuple[int, int
     """Of each part all parameters and those that train. The model is built without its memory, and counted."""
     with torch.device("meta"):
         model = Seq2TimeForConditionalGeneration(config)
-    inner, text = model.model, config.text_config
-    parts = {"vision tower": inner.vision_tower, "image Q-Former": inner.image_qformer}
-    parts |= {"video Q-Former": inner.video_qformer, "projector": inner.projector}
-    sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
+    text, names = config.text_config, ("vision tower", "image Q-Former", "video Q-Former", "projector")
+    parts = (model.model.get_submodule(name.lower().replace("-", "").replace(" ", "_")) for name in names)
+    sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in zip(names, parts, strict=True)}
     lora = text.num_hidden_layers * lora_size(text, setup)
     rows = setup.trained_rows * text.hidden_size * (1 if config.tie_word_embeddings else 2)
     counts = {name: (size, size * (name != "vision tower")) for name, size in sizes.items()}
@@ -161,7 +160,8 @@ def activations(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, t
         # Casts, results, dropout, norm: of self-attention, of the feed-forward network, of attention to the keys.
         plain = tokens * (width * (3 * 2 + 4 * 2 + 1 + 4) + width * (2 + 1 + 4) + part.intermediate_size * 2 * 2)
         crossing = queries * width * (2 + 2 * 2 + 1 + 4) + keys * (part.encoder_hidden_size * 2 * 2 + width * 2 * 2)
-        embedded, inputs = tokens * width * (1 + 4), tokens * width * 4 * layers + keys * part.encoder_hidden_size * 4
+        embedded = tokens * width * (1 + 4 * (words > 0))
+        inputs = tokens * width * 4 * layers + keys * part.encoder_hidden_size * 4
         if checkpointing:
             return batch * times * (embedded + inputs), batch * times * (plain + crossing)
         return batch * times * (embedded + layers * plain + crossings * crossing) + 2 * weights, 0
@@ -179,6 +179,7 @@ def activations(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, t
         "vision tower": (pictures * 4 * 3 * vision.image_size**2, pictures * seeing),
         "image Q-Former": qformer(*image),
         "video Q-Former": qformer(*video),
+        "projector": (2 * video[0].hidden_size * (batch * config.num_video_query_tokens * video[-1] + width), 0),
         "language model": (text.num_hidden_layers * kept + tokens * 4 * width, gradients + layer * checkpointing),
         "head": (2 * answers * width + 2 * head, 4 * answers * width + tile + 6 * head),
     }

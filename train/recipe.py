@@ -207,7 +207,8 @@ def _override(found: dict, text: str):
 # the same.
 FREE = (
     *("output_dir", "prepare", "held_out", "max_loss", "preset", "attn_implementation", "use_cpu"),
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "dataset_num_proc"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "dataset_num_proc"),
+    *("gradient_checkpointing", "activation_checkpointing"),
     *("save_", "log_", "logging_", "dataloader_", "hub_", "push_to_hub", "report_to", "run_name", "project"),
     *("trackio_", "disable_tqdm", "ddp_", "torch_empty_cache_steps", "skip_memory_metrics"),
 )

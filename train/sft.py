@@ -31,6 +31,7 @@ from .collator import Collator
 from .mixture import Mixture
 from .plan import SHARDINGS
 from .recipe import Recipe, as_run, claim, read_recipe
+from .sharding import unsplit
 from .trainer import SKIPPED, SequenceTrainer
 from .watching import HeldOutQuestions
 
@@ -61,7 +62,7 @@ def prepare(recipe: Recipe):
 
 def load(recipe: Recipe, args: SFTConfig, state: PartialState):
     """Model, processor, mixture and what is told about them; the first process makes what the others then find."""
-    with state.main_process_first():
+    with state.main_process_first(), unsplit(args):
         base = prepare_base(recipe, Path(args.output_dir))
     set_seed(args.seed)  # LoRA starts at random
     model, processor = load_for_training(recipe, base, state.device)

@@ -21,6 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from dataset_scripts.items import DataError
 
 from .mixture import BatchSampler, Mixture
+from .sharding import make_ready
 from .watching import SOURCE, TASK, HeldOutQuestions, Terminal
 
 
@@ -72,6 +73,7 @@ class SequenceTrainer(SFTTrainer):
             self.args.seed,
         )
         self.model.register_forward_hook(self._keep_outputs)
+        make_ready(self)
         self._outputs, self._update_ids, self._noted, self._asked, self.skipped = None, [], {}, 0, 0
         self._reset()
 

@@ -1,0 +1,168 @@
+"""What is learned, and that training reads the ids that the model is asked with. TimeChat's rule is told anew here."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from dataset_scripts.items import DataError
+from examples.make_tiny_model import make_qformer_tokenizer
+from modeling_seq2time import Seq2TimeProcessor
+from modeling_seq2time.time_notation import escape, render
+from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
+from tests.training import TINY
+from train.conversation import IGNORED, as_chat, encode
+
+
+LLAMA = Path(__file__).parent / "data/timechat_tiny/llama"
+NOTATIONS = ("rpt", "text", "bins", "absolute", "percent")
+TURNS = [
+    {"role": "user", "content": "When does é 日本 happen, before [[1.2/4.8 s]] seconds? </v> [ /INST]"},
+    {"role": "assistant", "content": "In [[1.2/4.8 s]] - [[2.4/4.8 s]] seconds,  日本 [/ INST] ]."},
+    {"role": "user", "content": "Sure?"},
+    {"role": "assistant", "content": "[[3.6/4.8 s]], yes.\n"},
+]
+VIDEO = {"times": [0.0, 1.2, 2.4, 3.6], "duration": 4.8, "total_num_frames": 4, "frames_indices": [0, 1, 2, 3]}
+
+
+@pytest.fixture(scope="session")
+def processors(tiny):
+    """`processors(tokenizer, notation)`: the toy tokenizer, or LLaMA's folder, silent about `legacy` or not."""
+
+    def get(name, notation="rpt"):
+        model, processor = tiny("timechat", **TINY, time_notation=notation)
+        if name == "toy":
+            return processor
+        options = {} if name == "llama" else {"legacy": name == "llama legacy"}
+        tokenizer = AutoTokenizer.from_pretrained(LLAMA, **options)
+        return Seq2TimeProcessor.from_config(model.config, tokenizer, make_qformer_tokenizer())
+
+    return get
+
+
+def encoded(processor, turns, **video):
+    ((ids, labels),) = encode(processor, [as_chat(processor, turns, Seq2TimeVideoMetadata(**VIDEO | video))])
+    return ids, labels
+
+
+def by_timechats_rule(tokenizer, ids):
+    """A token is learned unless it, or one before it in its turn, belongs to the question up to `[/INST]`."""
+    labels, start, answering = [], 0, False
+    for place, one in enumerate(ids):
+        labels.append(one if answering else IGNORED)
+        text = tokenizer.decode(ids[start : place + 1], clean_up_tokenization_spaces=False)
+        if not answering and text.endswith("[/INST]"):
+            answering = True
+        elif one == tokenizer.eos_token_id:
+            start, answering = place + 1, False
+    return labels
+
+
+@pytest.mark.parametrize("notation", NOTATIONS)
+@pytest.mark.parametrize("name", ["toy", "llama", "llama legacy", "llama not legacy"])
+def test_answers_are_learned_and_nothing_else(processors, name, notation):
+    processor = processors(name, notation)
+    ids, labels = encoded(processor, TURNS)
+    assert labels == by_timechats_rule(processor.tokenizer, ids)
+    learned = [label for label in labels if label != IGNORED]
+    assert learned.count(processor.tokenizer.eos_token_id) == 2
+    answers = [render(turn["content"], processor.notation) for turn in TURNS[1::2]]
+    if name == "toy":
+        assert processor.decode(learned) == "".join(f" {answer} </s>" for answer in answers)
+    else:
+        assert processor.tokenizer.convert_ids_to_tokens(learned[-2:]) == ["▁", "</s>"]
+    assert ids[0] == processor.tokenizer.bos_token_id and ids.count(ids[0]) == 2
+
+
+@pytest.mark.parametrize("notation", NOTATIONS)
+@pytest.mark.parametrize("name", ["toy", "llama", "llama legacy", "llama not legacy"])
+def test_the_ids_are_those_the_model_is_asked_with(processors, name, notation):
+    """Token by token, for the first question and for the second one after the first answer."""
+    processor = processors(name, notation)
+    ids, labels = encoded(processor, TURNS)
+    told = [{"role": turn["role"], "content": render(turn["content"], processor.notation)} for turn in TURNS]
+    told[0]["content"] = [{"type": "video"}, {"type": "text", "text": told[0]["content"]}]
+    video = {"videos": [np.zeros((4, 8, 8, 3), np.uint8)], "video_metadata": [VIDEO], "do_sample_frames": False}
+    for turns in (1, 3):
+        prompt = processor.apply_chat_template(told[:turns], add_generation_prompt=True)
+        asked = processor(text=prompt, **video)["input_ids"][0]
+        assert ids[: len(asked)] == asked
+        assert labels[len(asked) - 1] == IGNORED and labels[len(asked)] == ids[len(asked)]
+    whole = processor(text=processor.apply_chat_template(told), **video)
+    assert ids == whole["input_ids"][0]
+    (prompt,), _ = processor.ask([TURNS[0]["content"]], [Seq2TimeVideoMetadata(**VIDEO)])
+    asked = processor.tokenizer(prompt)["input_ids"]
+    assert ids[: len(asked)] == asked
+
+
+def test_image_sequences_are_told_by_places(processors):
+    processor = processors("toy", "text")
+    turns = [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "[[2/4 image]]"}]
+    ids, _ = encoded(processor, turns, times=None, duration=None)
+    assert processor.decode(ids).endswith(
+        "</Video> The video contains 4 frames numbered 1, 2, 3, 4. Where? [/INST] 2 </s>"
+    )
+
+
+def test_plain_text_stays_plain(processors):
+    """What looks like a mark or like a time token, and is none."""
+    processor = processors("toy")
+    content = escape("[[7/96 image]] and <7>")
+    _, labels = encoded(processor, [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}])
+    learned = processor.decode([label for label in labels if label != IGNORED])
+    assert learned == " [[7/96 image]] and <\\7> </s>"
+    assert processor.tokenizer.convert_tokens_to_ids("<7>") not in labels
+
+
+def test_a_batch_is_encoded_as_each_alone(processors):
+    processor = processors("llama")
+    chats = [as_chat(processor, turns, Seq2TimeVideoMetadata(**VIDEO)) for turns in (TURNS, TURNS[:2], TURNS[2:])]
+    assert encode(processor, chats) == [encode(processor, [chat])[0] for chat in chats]
+
+
+def test_a_question_without_answer_has_no_label(processors):
+    _, labels = encoded(processors("toy"), TURNS[:1])
+    assert set(labels) == {IGNORED}
+
+
+def test_offsets_that_leave_out_spaces(processors):
+    """Tokenizers of GPT-2's family may say that ` yes` begins at its y."""
+    processor = processors("toy")
+    expected = encoded(processor, TURNS)
+    chat = as_chat(processor, TURNS, Seq2TimeVideoMetadata(**VIDEO))
+
+    class Trimming:
+        special_tokens_map = processor.tokenizer.special_tokens_map
+
+        def __call__(self, texts, **kwargs):
+            found = processor.tokenizer(texts, **kwargs)
+            rows = zip(texts, found["offset_mapping"], strict=True)
+            found["offset_mapping"] = [
+                [(end - len(text[start:end].lstrip()), end) for start, end in spans] for text, spans in rows
+            ]
+            return found
+
+    class Processor:
+        tokenizer, chat_template = Trimming(), processor.chat_template
+
+    assert encode(Processor(), [chat]) == [expected]
+
+
+@pytest.mark.parametrize("token", ["<video>", "</s>", "<s>", "<unk>"])
+@pytest.mark.parametrize("turn", [0, 1, 3])
+def test_special_tokens_in_a_message_are_refused(processors, token, turn):
+    turns = [dict(one) for one in TURNS]
+    turns[turn]["content"] = f"a {token} b"
+    with pytest.raises(DataError, match=f"expected no {token} in a message, found 'a {token} b'"):
+        encoded(processors("llama"), turns)
+
+
+def test_a_time_that_cannot_be_written_is_bad_data(processors):
+    late = {"times": [0.0, 5_000.0, 10_000.0, 15_000.0], "duration": 20_000.0}
+    with pytest.raises(DataError, match="notation 'absolute' has four digits before the dot, found 10000.0"):
+        encoded(processors("toy", "absolute"), TURNS, **late)
+    turns = [TURNS[0], {"role": "assistant", "content": "[[10001/20000 s]]"}]
+    with pytest.raises(DataError, match="'absolute' has four digits before the dot, found 10001.0"):
+        encoded(processors("toy", "absolute"), turns)
+    encoded(processors("toy", "rpt"), turns, **late)
