@@ -33,6 +33,12 @@ _MESSAGES = List({"role": Value("string"), "content": Value("string")})
 _NAMES = {name: Value("string") for name in ("id", "source", "group", "task")}
 
 
+def is_video(record: dict) -> bool:
+    """Whether a record's sequence is one clip at its own pace."""
+    sequence = record["sequence"]
+    return record["task"] not in IMAGE_TASKS and len(sequence) == 1 and sequence[0]["rate"] == 1
+
+
 def image_features(length: int) -> Features:
     """Of image sequences of this length."""
     return Features(

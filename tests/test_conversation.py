@@ -126,27 +126,43 @@ def test_a_question_without_answer_has_no_label(processors):
     assert set(labels) == {IGNORED}
 
 
+class WithOffsets:
+    """The processor with a tokenizer that gives other offsets."""
+
+    def __init__(self, processor, change):
+        self.chat_template, self.tokenizer, self.change = processor.chat_template, self, change
+        self.special_tokens_map, self.inner = processor.tokenizer.special_tokens_map, processor.tokenizer
+
+    def __call__(self, texts, **kwargs):
+        found = self.inner(texts, **kwargs)
+        rows = zip(texts, found["offset_mapping"], strict=True)
+        found["offset_mapping"] = [[self.change(text, *span) for span in spans] for text, spans in rows]
+        return found
+
+
 def test_offsets_that_leave_out_spaces(processors):
-    """Tokenizers of GPT-2's family may say that ` yes` begins at its y."""
+    """Tokenizers of GPT-2's family may say that ` yes` begins at its y, and that a space takes no room."""
     processor = processors("toy")
-    expected = encoded(processor, TURNS)
     chat = as_chat(processor, TURNS, Seq2TimeVideoMetadata(**VIDEO))
+    trimming = WithOffsets(processor, lambda text, start, end: (end - len(text[start:end].lstrip()), end))
+    assert encode(trimming, [chat]) == encode(processor, [chat])
 
-    class Trimming:
-        special_tokens_map = processor.tokenizer.special_tokens_map
 
-        def __call__(self, texts, **kwargs):
-            found = processor.tokenizer(texts, **kwargs)
-            rows = zip(texts, found["offset_mapping"], strict=True)
-            found["offset_mapping"] = [
-                [(end - len(text[start:end].lstrip()), end) for start, end in spans] for text, spans in rows
-            ]
-            return found
-
-    class Processor:
-        tokenizer, chat_template = Trimming(), processor.chat_template
-
-    assert encode(Processor(), [chat]) == [expected]
+def test_tokens_at_the_edge_of_an_answer(processors):
+    """What belongs to the question in part isn't learned, nor what takes no room between question and answer."""
+    processor = processors("toy")
+    chat = as_chat(processor, TURNS, Seq2TimeVideoMetadata(**VIDEO))
+    ((ids, labels),) = encode(processor, [chat])
+    edges = [place for place, one in enumerate(labels[1:], 1) if one != IGNORED == labels[place - 1]]
+    merged = WithOffsets(
+        processor, lambda text, start, end: (start - 1, end) if text[:start].endswith("[/INST]") else (start, end)
+    )
+    expected = [IGNORED if place in edges else one for place, one in enumerate(labels)]
+    assert len(edges) == 2 and encode(merged, [chat]) == [(ids, expected)]
+    empty = WithOffsets(
+        processor, lambda text, start, end: (end, end) if text[:end].endswith("[/INST]") else (start, end)
+    )
+    assert encode(empty, [chat]) == [(ids, labels)]
 
 
 @pytest.mark.parametrize("token", ["<video>", "</s>", "<s>", "<unk>"])

@@ -438,6 +438,7 @@ def test_the_report_says_it_all(tiny):
     longest = replace(loads[1], tokens=1500, tokens_squared=1500**2)
     at_most = memory(config, longest, replace(setup, sharding="ddp"))["together"] / 2**30
     assert lines["together, at 1,500 tokens"][0] == f"{at_most:.2f}"
+    assert "together, at 900 tokens" in report(config, loads, replace(setup, longest=None), "phase 1")
     for word in ("share of the GPU's peak", "padding", "NCCL", "ever compared with a real GPU"):
         assert word in " ".join(assumed.split())
 

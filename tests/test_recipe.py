@@ -83,6 +83,7 @@ def test_overrides(read):
     assert read(text, "held_out.steps=5")[0].held_out.steps == 5
     assert read(text, "data=[{path: y}]", "data.0.weight=0.5")[0].data == [Source("y", weight=0.5)]
     assert read(text, "max_length=null")[1]["max_length"] is None
+    assert read(text, "data.0={path: y}")[0].data == [Source("y")]
     assert read(text, "data.0.weight=3", "data.0.weight=1", "data.0.count=2")[0].data[0].count == 2
     assert read(text, "data.0.count=2", "data.0.count=null", "data.0.weight=3")[0].data[0].weight == 3
 

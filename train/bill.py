@@ -59,7 +59,7 @@ def _load(source: Source, processor, recipe: Recipe, frames: int, batch: int, se
     if processor is not None:
         processor.video_processor.num_frames = frames
         try:
-            mixture = Mixture.load([source], processor, recipe.sampling, seed)
+            mixture = Mixture.load([source], processor, recipe.sampling, seed, share_videos=recipe.share_videos)
             table = {column: np.array(mixture.rows[column]) for column in ("length", "answers", "frames")}
             means = {column: float(values.mean()) for column, values in table.items()}
             squares = float((table["length"].astype(float) ** 2).mean())
@@ -87,7 +87,10 @@ def shared_pictures(mixture: Mixture, batch: int, seed: int) -> float:
         for _, place in places:
             row = mixture.rows[place]
             sequence = mixture.sets[row["set"]].records[row["row"]]["sequence"]
-            own = [(row["set"], place, frame) for frame in range(row["frames"])]  # of videos
-            unique.update(own if isinstance(sequence[0], dict) else ((row["pool"], one) for one in sequence))
+            if isinstance(sequence[0], dict):  # a video: its own, or that of other rows, too
+                owner = (row["pool"], sequence[0]["clip"]) if row["group"] >= 0 else (row["set"], place, row["row"])
+                unique.update((owner, frame) for frame in range(row["frames"]))
+            else:
+                unique.update((row["pool"], one) for one in sequence)
         seen, rows = seen + len(unique), rows + len(places)
     return seen / rows

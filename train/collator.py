@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from dataset_scripts.items import DataError
-from dataset_scripts.record import IMAGE_TASKS, check
+from dataset_scripts.record import IMAGE_TASKS, check, is_video
 from dataset_scripts.samples import Samples
 from modeling_seq2time import Seq2TimeProcessor
 from modeling_seq2time.video_decoding import VideoDecodingError
@@ -49,6 +49,13 @@ class Pictures:
 
     places: dict = field(default_factory=dict)
     pixels: list[torch.Tensor] = field(default_factory=list)
+    decoded: dict = field(default_factory=dict)
+
+    def frames_of(self, owner, decode: Callable[[], tuple[list, dict]]) -> tuple[list, dict]:
+        """A video's frames and what is known of them, decoded once."""
+        if owner not in self.decoded:
+            self.decoded[owner] = decode()
+        return self.decoded[owner]
 
     def places_of(self, owner, names: list, load: Callable[[list], torch.Tensor]) -> list[int]:
         """Where the pictures are that `owner`, a pool or a sample, knows by these names; what is missing is loaded."""
@@ -65,6 +72,7 @@ class Collator:
     Args:
         sets: the mixture's data sets; a row names one, and a record in it.
         crop, crop_images: whether videos, and image sequences, have one random crop each.
+        share_videos: whether rows about one video have the same frames and crop in an epoch.
         on_problem, on_long: `stop` or `skip`. What was skipped stands in the batch's `about`; a batch of which nothing
             is left is one blank sample without labels, so that all processes keep step.
     """
@@ -75,6 +83,7 @@ class Collator:
     max_length: int | None = None
     crop: bool = True
     crop_images: bool = False
+    share_videos: bool = False
     on_problem: str = "stop"
     on_long: str = "stop"
 
@@ -98,13 +107,15 @@ class Collator:
         samples: Samples = self.sets[row["set"]]
         record = samples.records[row["row"]]
         check(record, len(samples.pool))
-        own = (row["set"], row["row"], row["copy"])
-        rng = np.random.default_rng([self.seed, row["epoch"], *own])
         is_image, sequence = record["task"] in IMAGE_TASKS, record["sequence"]
+        own = (0, row["set"], row["row"], row["copy"])
+        if self.share_videos and is_video(record):
+            own = (1, row["pool"], sequence[0]["clip"], row["copy"])
+        rng = np.random.default_rng([self.seed, row["epoch"], *own])
         if is_image:
             known = {"total_num_frames": len(sequence), "frames_indices": list(range(len(sequence)))}
         else:
-            frames, known = samples.clip_frames(sequence, rng)
+            frames, known = pictures.frames_of(own, lambda: samples.clip_frames(sequence, rng))
         metadata = Seq2TimeVideoMetadata(**known)
         ((ids, labels),) = encode(self.processor, [as_chat(self.processor, record["messages"], metadata)])
         if self.max_length and len(ids) > self.max_length:

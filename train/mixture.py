@@ -45,8 +45,12 @@ class Mixture:
         seed: int,
         num_proc: int | None = None,
         on_problem: str = "stop",
+        share_videos: bool = False,
     ) -> "Mixture":
-        """Of records that are no good the first one is an error; with `skip` the collator leaves them out."""
+        """
+        Of records that are no good the first one is an error; with `skip` the collator leaves them out. Rows of a
+        shared pool of pictures are a group, with `share_videos` those about one video, too.
+        """
         video = processor.video_processor
         size = (video.size["height"], video.size["width"])
         options = {"num_frames": video.num_frames, "sampling": sampling, "size": size}
@@ -60,10 +64,15 @@ class Mixture:
                 table = {name: np.array(found[name][:]) for name in ("length", "answers", "frames")}
                 table |= {"set": np.full(count, len(sets)), "pool": np.full(count, pool), "row": np.arange(count)}
                 table |= {"source": np.full(count, number), "group": np.full(count, -1)}
+                shared = []
                 if config in IMAGE_TASKS:
-                    keys = {name: (pool, name) for name in samples.records.unique("group") if name != "all"}
+                    shared = [None if name == "all" else name for name in samples.records["group"][:]]
+                elif share_videos and pool_of(config) == "video_pool":
+                    shared = [sequence[0]["clip"] for sequence in samples.records["sequence"][:]]
+                if shared:
+                    keys = {name: (pool, name) for name in dict.fromkeys(shared) if name is not None}
                     numbers = {name: groups.setdefault(key, len(groups)) for name, key in keys.items()}
-                    table["group"] = np.array([numbers.get(name, -1) for name in samples.records["group"][:]])
+                    table["group"] = np.array([numbers.get(name, -1) for name in shared])
                 if source.source is not None:
                     table = _taken(table, np.array(samples.records["source"][:]) == source.source)
                 sets.append(samples)

@@ -53,7 +53,7 @@ class Setup:
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     trained_rows: int = 10  # the notation's own tokens
     bits: int | None = None  # of the language model's matrices
-    longest: int = 2048  # tokens that a row may have
+    longest: int | None = 2048  # tokens that a row may have
     utilisation: float = 0.5  # share of the GPU's peak, assumed
 
     def __post_init__(self):
@@ -72,8 +72,7 @@ def projections(text) -> dict[str, tuple[int, int]]:
     return dict(zip(MATRICES, [*attention, (width, inner), (width, inner), (inner, width)], strict=True))
 
 
-def lora_size(text, setup: Setup) -> int:
-    """LoRA's parameters in a layer."""
+def lora_size(text, setup: Setup) -> int:  # parameters of a layer
     return setup.lora_rank * sum(sum(projections(text)[name]) for name in setup.lora_targets)
 
 
@@ -81,9 +80,10 @@ def parameters(config: Seq2TimeConfig, setup: Setup) -> dict[str, tuple[int, int
     """Of each part all parameters and those that train. The model is built without its memory, and counted."""
     with torch.device("meta"):
         model = Seq2TimeForConditionalGeneration(config)
-    text, names = config.text_config, ("vision tower", "image Q-Former", "video Q-Former", "projector")
-    parts = (model.model.get_submodule(name.lower().replace("-", "").replace(" ", "_")) for name in names)
-    sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in zip(names, parts, strict=True)}
+    inner, text = model.model, config.text_config
+    parts = {"vision tower": inner.vision_tower, "image Q-Former": inner.image_qformer}
+    parts |= {"video Q-Former": inner.video_qformer, "projector": inner.projector}
+    sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
     lora = text.num_hidden_layers * lora_size(text, setup)
     rows = setup.trained_rows * text.hidden_size * (1 if config.tie_word_embeddings else 2)
     counts = {name: (size, size * (name != "vision tower")) for name, size in sizes.items()}
@@ -191,7 +191,6 @@ def memory(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, float]
     trained = sum(size for _, size in counts.values())
     layer = sum(given * made for given, made in projections(text).values())
     linear, frozen = text.num_hidden_layers * layer, counts["vision tower"][0] + counts["language model"][0]
-    gathered = 2 * layer + 2 * text.hidden_size * text.vocab_size  # two layers, and both ends
     used = activations(config, load, setup)
     kept, (_, seeing) = sum(one for one, _ in used.values()), used.pop("vision tower")
     weights, states = {"ddp": (1, 1), "zero2": (1, setup.gpus), "zero3": (setup.gpus, setup.gpus)}[setup.sharding]
@@ -201,7 +200,7 @@ def memory(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, float]
         "trained weights": 4 * trained / weights,
         "gradients": 4 * trained / states * (2 if states < setup.gpus else 1),  # DDP sends a copy
         "AdamW's moments": 8 * trained / states,
-        "weights gathered": 2 * gathered if weights > 1 else 0,
+        "weights gathered": 4 * (layer + text.hidden_size * text.vocab_size) * (weights > 1),  # two layers, both ends
         "activations kept": kept,
         "largest part at work": max(seeing - kept, *(one for _, one in used.values())),  # vision: before all others
     }
@@ -229,13 +228,13 @@ def report(config: Seq2TimeConfig, loads: list[Load], setup: Setup, name: str) -
         parts.append((part, f"{size:,.0f}", f"{trained:,.0f}", *(f"{one:.3f}" for one in work)))
 
     load = max(loads, key=lambda load: sum(map(sum, activations(config, load, setup).values())))
-    longest = replace(load, tokens=setup.longest, tokens_squared=setup.longest**2)
-    other, needs = "without" if setup.checkpointing else "with", {}
+    other, most, needs = "without" if setup.checkpointing else "with", setup.longest or round(load.tokens), {}
+    longest = replace(load, tokens=most, tokens_squared=most**2)
     for sharding in SHARDINGS:
         way = replace(setup, sharding=sharding)
         opposite = memory(config, load, replace(way, checkpointing=not setup.checkpointing))
         needs[sharding] = memory(config, load, way) | {f"together, {other} checkpointing": opposite["together"]}
-        needs[sharding][f"together, at {setup.longest:,} tokens"] = memory(config, longest, way)["together"]
+        needs[sharding][f"together, at {most:,} tokens"] = memory(config, longest, way)["together"]
     space = [(f"GiB of a GPU with {setup.batch} × {load.name}", *SHARDINGS.values())]
     space += [(part, *(f"{need[part] / 2**30:.2f}" for need in needs.values())) for part in needs["ddp"]]
 

@@ -81,6 +81,7 @@ class Recipe:
         num_frames: of a clip sequence or video; the model's own if not given.
         sampling: frames of videos: `random` within equal intervals, or `uniform`.
         crop: whether each video has one random crop, as TimeChat trains.
+        share_videos: whether rows about one video come together, with the same frames and crop: faster, less varied.
         crop_images: whether image sequences have one too, which forbids that they share pictures.
         lora_rank, lora_alpha, lora_dropout, lora_targets: LoRA of the language model.
         quantization: 8 or 4 bits for the frozen language model.
@@ -102,6 +103,7 @@ class Recipe:
     sampling: Literal["random", "uniform"] = "random"
     crop: bool = True
     crop_images: bool = False
+    share_videos: bool = False
     lora_rank: int = 32
     lora_alpha: int = 32
     lora_dropout: float | int = 0.1

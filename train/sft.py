@@ -67,7 +67,15 @@ def load(recipe: Recipe, args: SFTConfig, state: PartialState):
     set_seed(args.seed)  # LoRA starts at random
     model, processor = load_for_training(recipe, base, state.device)
     with state.main_process_first():
-        mixture = Mixture.load(recipe.data, processor, recipe.sampling, args.seed, args.dataset_num_proc)
+        mixture = Mixture.load(
+            recipe.data,
+            processor,
+            recipe.sampling,
+            args.seed,
+            args.dataset_num_proc,
+            recipe.on_problem,
+            recipe.share_videos,
+        )
     fitting, long = mixture.without_long(args.max_length or sys.maxsize)
     if long and recipe.on_long == "stop":
         raise DataError(
@@ -114,6 +122,7 @@ def main(arguments: list[str] | None = None):
             args.max_length,
             recipe.crop,
             recipe.crop_images,
+            recipe.share_videos,
             recipe.on_problem,
             recipe.on_long,
         ),
