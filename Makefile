@@ -46,6 +46,7 @@ bench: .venv/dev.done
 	$(BIN)/python -m benchmarks.image_sequences
 	$(BIN)/python -m benchmarks.caption_metrics
 	$(BIN)/python -m benchmarks.moment_metrics
+	$(BIN)/python -m benchmarks.training_steps
 
 clean:
 	rm -rf .venv quickstart benchmarks/.cache

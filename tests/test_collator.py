@@ -108,6 +108,7 @@ def test_a_batch_is_what_the_processor_gives_of_each_sample(sets, numbered, tiny
             logits = model(**{name: value for name, value in alone.items() if name != "video_metadata"}).logits
         torch.testing.assert_close(together[place : place + 1, :length], logits, atol=2e-5, rtol=0)
     about = [collate.sets[one["set"]].records[one["row"]] for one in rows]
+    assert ("video_time_input_ids" in batch) == (preset == "timechat")
     assert batch["about"]["samples"] == [{key: one[key] for key in ("id", "task", "source")} for one in about]
     assert batch["about"]["skipped"] == []
 
@@ -122,6 +123,15 @@ def test_what_is_padded_is_not_learned(mixture, processor):
 
 
 # Pictures
+
+
+def test_image_sequences_are_whole_whatever_a_video_has(sets, tiny):
+    _, processor = tiny("timechat", **TINY | {"num_frames": 5})
+    mixture = mini_mixture(sets, processor)
+    batch = Collator(processor, mixture.sets)(draws(mixture, 0, 24))
+    assert (
+        (batch["video_picture_index"] >= 0).sum(dim=1).tolist() == [8, 5] == mixture.column("frames")[[0, 24]].tolist()
+    )
 
 
 def test_every_picture_of_a_batch_is_there_once(mixture, processor):
@@ -197,6 +207,26 @@ def test_a_video_has_one_crop(processor):
     assert (np.std(seen, axis=0) > 0.05).all(), "each video has its own"
     whole = boxes(collate.pixels(ramps(1), None))[0]
     assert whole == pytest.approx([0, 1, 0, 1], abs=0.03)
+
+
+def test_a_crop_of_everything_changes_nothing(processor, monkeypatch):
+    """Also of pictures that aren't of the model's size."""
+    collate = Collator(processor, [])
+    monkeypatch.setattr("train.collator.random_crop", lambda rng, high, wide: (0, 0, high, wide))
+    for frames in (ramps(2), [frame[::2, ::3].copy() for frame in ramps(2, 112)]):
+        assert torch.equal(collate.pixels(frames, np.random.default_rng(0)), collate.pixels(frames, None))
+
+
+def test_videos_are_cropped_unless_told_otherwise(mixture, processor, monkeypatch):
+    known = {"times": [0.0, 1.0], "duration": 2.0, "total_num_frames": 2, "frames_indices": [0, 1]}
+    monkeypatch.setattr(Samples, "clip_frames", lambda self, sequence, rng: (ramps(2), known))
+    rows = [*draws(mixture, 24, 33), *draws(mixture, 33, epoch=1)]
+    found = [boxes(Collator(processor, mixture.sets)([one])["pixel_values_videos"]) for one in rows]
+    for number, one in enumerate(found):
+        assert np.abs(one - one[0]).max() < 0.01
+        assert all(np.abs(one - other).max() > 0.03 for other in found[:number])
+    whole = Collator(processor, mixture.sets, crop=False)(rows[:2])
+    assert boxes(whole["pixel_values_videos"]) == pytest.approx(np.array([[0, 1, 0, 1]] * 4), abs=0.03)
 
 
 def test_crops_are_timechats():
@@ -339,6 +369,27 @@ def test_too_long_samples_stop_or_are_counted(mixture, processor):
     assert batch["about"]["skipped"] == [{"id": name, "epoch": 2, "why": why}]
     assert [one["task"] for one in batch["about"]["samples"]] == ["dense_captioning"]
     assert len(batch["input_ids"]) == 1 and len(batch["pixel_values_videos"]) == 8, "nor are its pictures there"
+
+
+def test_what_is_skipped_leaves_no_trace(mixture, processor):
+    """In the others of its batch, though they show the same pictures, or frames of the same video."""
+    for first, second in ((0, 8), (32, 33)):
+        long = mixture.sets[draws(mixture, first)[0]["set"]]
+        (one,), (other,) = draws(mixture, first), draws(mixture, second)
+        record = long.records[one["row"]]
+        told = record["messages"][1]["content"] + " Indeed." * 300
+        records = long.records.select([one["row"]]).map(
+            lambda row, told=told: row | {"messages": [row["messages"][0], {"role": "assistant", "content": told}]}
+        )
+        extra = Samples(records, long.pool, long.folders, 8, "random", size=(56, 56))
+        collate = Collator(
+            processor, [*mixture.sets, extra], max_length=1000, on_long="skip", share_videos=True, crop_images=first > 0
+        )
+        batch = collate([one | {"set": len(mixture.sets), "row": 0}, other])
+        assert [skipped["id"] for skipped in batch["about"]["skipped"]] == [record["id"]]
+        alone = collate([other])
+        for name in inputs(alone):
+            assert torch.equal(batch[name], alone[name]), name
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ def test_rows_are_those_of_the_configurations(mixture, sets):
     assert table["source"].tolist() == [0] * 24 + [1] * 8 + [2] * (len(mixture.rows) - 32)
     assert table["pool"].tolist() == [0] * 24 + [1] * 8 + [2] * (len(mixture.rows) - 32)
     assert set(table["copy"]) == {0} and len(mixture.rows) > 40
-    assert mixture.sets[0].size == (56, 56) and mixture.sets[0].sampling == "random"
+    assert all((one.size, one.sampling, one.num_frames) == ((56, 56), "random", 8) for one in mixture.sets)
 
 
 def test_groups_are_the_shared_pools(mixture):
@@ -74,6 +74,13 @@ def test_groups_are_the_shared_pools(mixture):
     pairs = set(zip(groups[:24].tolist(), names[:24], strict=True))
     assert len(pairs) == 6 and {number for number, _ in pairs} == set(range(6))
     assert np.bincount(groups[:24]).tolist() == [4] * 6
+
+
+def test_groups_of_another_set_are_others(sets, processor, tmp_path):
+    shutil.copytree(sets, tmp_path / "set")
+    sources = [Source(str(sets), IMAGES), Source(str(tmp_path / "set"), IMAGES)]
+    first, second = np.split(mini_mixture(sets, processor, sources=sources).column("group"), 2)
+    assert len(set(first)) == len(set(second)) == 6 and not set(first) & set(second)
 
 
 def test_sequences_without_a_shared_pool_are_in_no_group(sets, processor, tmp_path):
@@ -153,6 +160,7 @@ def test_copies_are_groups_of_their_own(load):
         names = np.array(records(mixture))[(groups == number) & (mixture.column("source") == 0)]
         assert len(set(names)) == len(names)
     assert len(np.unique(groups)) == 15
+    assert set(load({"config": IMAGES}, {"config": CLIPS, "weight": 3}).column("group")[24:]) == {-1}
     assert set(groups[mixture.column("source") == 1]) <= set(groups[(mixture.column("source") == 0) & (copies == 0)])
 
 

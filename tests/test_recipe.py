@@ -228,6 +228,7 @@ def test_a_run_is_noted(go_on):
         "report_to=none",
         "run_name=x",
         "use_cpu=true",
+        "on_problem=skip",
         "data.0.folders={a: b}",
         "data.0.expect={rows: 3}",
     ],
@@ -246,7 +247,6 @@ def test_what_does_not_touch_training_may_change(go_on, override):
         ("num_frames=4", "num_frames None, not 4"),
         ("crop=false", "crop True, not False"),
         ("sampling=uniform", "sampling 'random', not 'uniform'"),
-        ("on_problem=skip", "on_problem 'stop', not 'skip'"),
         ("max_length=100", "max_length 2048, not 100"),
         ("data.0.count=3", r"data \[\{'path': 'some/set'"),
         ("data.0.split=test", "data .*'split': 'train'"),
@@ -272,7 +272,7 @@ def test_all_changes_are_named(go_on):
 def test_checkpoints_of_nobody_are_refused(go_on, tmp_path):
     go_on()
     (tmp_path / "run.json").unlink()
-    with pytest.raises(DataError, match=r"expected an empty folder or an earlier run's, found checkpoints without run"):
+    with pytest.raises(DataError, match=r"expected an empty folder or an earlier run's, found a model without run"):
         go_on()
     (tmp_path / "checkpoint-10").rmdir()
     go_on()

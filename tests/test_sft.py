@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -195,6 +196,53 @@ def test_a_full_disk_leaves_the_last_checkpoint(recipe, tmp_path):
     assert all(path.read_bytes() == content for path, content in before.items())
     sft.main([file])
     assert (run / "checkpoint-4").is_dir()
+
+
+def test_of_a_run_without_a_checkpoint_nothing_is_taken_over(recipe, tiny_folder, tmp_path):
+    """Neither the copy of its base in another notation, nor the finished model."""
+    file = recipe(max_steps=1, save_strategy="no")
+    with pytest.raises(DataError, match="longer than max_length=20"):
+        sft.main([file, "time_notation=bins", "max_length=20"])
+    assert (tmp_path / "run" / "base").is_dir()
+    sft.main([file, "time_notation=percent"])
+    settings = json.loads((tmp_path / "run" / "base" / "config.json").read_text())
+    assert settings["time_notation"] == "percent"
+    with pytest.raises(DataError, match=r"time_notation 'percent', not 'text'"):
+        sft.main([file, "time_notation=text"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("bf16=yess", "bf16: expected true or false, found 'yess'"),
+        ("learning_rate=abc", "learning_rate: expected a number, found 'abc'"),
+        ("save_steps=0", "save_steps: expected a number above 0, found 0"),
+        ("per_device_train_batch_size=0", "expected a number above 0"),
+        ("lr_scheduler_type=cosin", r"recipe\.yaml: .*cosin"),
+        ("time_notation=rtp", "unknown time notation 'rtp'"),
+        ("lora_targets=[qq_proj]", r"recipe\.yaml: No modules were targeted"),
+        ("held_out={path: x, config: [grounding, iig]}", r"held_out, config: expected .* found grounding\+iig"),
+    ],
+)
+def test_wrong_values_are_one_error(recipe, override, message):
+    with pytest.raises(DataError, match=message):
+        sft.main([recipe(), override])
+
+
+def test_no_is_a_strategy(recipe, tmp_path):
+    sft.main([recipe(max_steps=1), "save_strategy=no"])
+    assert not list((tmp_path / "run").glob("checkpoint-*")) and (tmp_path / "run" / "adapter_config.json").is_file()
+
+
+def test_what_a_recipe_prepares_is_none_of_this_launch(recipe, tmp_path, monkeypatch):
+    """Under a launcher, a training run that is prepared would wait for the other processes."""
+    monkeypatch.setenv("MASTER_PORT", "1")
+    code = tmp_path / "show.py"
+    code.write_text("import json, os, sys; json.dump(dict(os.environ), open(sys.argv[1], 'w'))")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    sft.prepare(SimpleNamespace(prepare={str(tmp_path / "made"): f"show {tmp_path / 'made'}"}))
+    names = json.loads((tmp_path / "made").read_text())
+    assert "MASTER_PORT" not in names and "PATH" in names
 
 
 def test_an_exploding_loss_names_the_batch(recipe, tmp_path):

@@ -66,7 +66,13 @@ def base_of(folder: Path) -> Path:
     """The folder of the weights that an adapter belongs to; a converted TimeChat keeps both in one."""
     if not is_adapter(folder) or any(folder.glob("model*.safetensors")):
         return folder
-    return folder_of(PeftConfig.from_pretrained(folder).base_model_name_or_path)
+    return folder_of(base_name(folder))
+
+
+def base_name(folder: Path) -> str:
+    """The base as an adapter names it: a folder, or `OWNER/NAME[@REVISION]`."""
+    config = PeftConfig.from_pretrained(folder)
+    return config.base_model_name_or_path + (f"@{config.revision}" if config.revision else "")
 
 
 def prepare_base(recipe: Recipe, output: Path) -> Path:
@@ -137,7 +143,7 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
             load_in_4bit=recipe.quantization == 4,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=["lm_head", "vision_tower", *IN_FULL],
+            llm_int8_skip_modules=["lm_head", *(f"model.{part}" for part in ("vision_tower", *IN_FULL))],
         )
         options["device_map"] = {"": device}
     base_model = load_weights(base, **options)
@@ -147,17 +153,27 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
         if not 1 <= recipe.num_frames <= most:
             raise DataError(f"num_frames: expected 1 to {most} (max_frame_positions), found {recipe.num_frames}")
         base_model.config.num_frames = processor.video_processor.num_frames = recipe.num_frames
-    model = get_peft_model(base_model, lora_config(recipe, base_model), autocast_adapter_dtype=False)
+    config = lora_config(recipe, base_model)
+    if base == base_of(start):  # as it was named, not where the Hub's copy of it lies on this machine
+        name = recipe.model if base == start else base_name(start)
+        base_model.name_or_path, _, revision = name.partition("@")
+        config.revision = revision or None
+    model = get_peft_model(base_model, config, autocast_adapter_dtype=False)
     if is_adapter(start):
         restore(model, start)
-    if not is_deepspeed_zero3_enabled():  # which wants one dtype, and has its own float32 copies of what trains
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+    keep_exact(model)
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):  # PEFT's wrapper of the token rows; TRL's loss asks for its bias
         head.register_parameter("bias", None)
     return model, processor
+
+
+def keep_exact(model: nn.Module):
+    """What trains is kept in float32. ZeRO-3 wants one dtype, and has its own float32 copies of what trains."""
+    if not is_deepspeed_zero3_enabled():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
 
 
 def restore(model: PeftModel, folder: Path):
@@ -185,10 +201,16 @@ def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
         if ".original_module." in name:  # PEFT's untouched copy of what trains in full
             continue
         part = next(part for part, piece in PARTS.items() if piece in name)
-        count = parameter.ds_numel if hasattr(parameter, "ds_numel") else parameter.numel()  # ZeRO-3 has split it
-        counts[part][0] += count
-        counts[part][1] += count * parameter.requires_grad
+        counts[part][0] += size(parameter)
+        counts[part][1] += size(parameter) * parameter.requires_grad
     return [(part, *numbers) for part, numbers in counts.items()]
+
+
+def size(parameter: nn.Parameter) -> int:
+    """Numbers in a parameter, also where ZeRO-3 has split it or bitsandbytes has packed two into a byte."""
+    if hasattr(parameter, "ds_numel"):
+        return parameter.ds_numel
+    return parameter.quant_state.shape.numel() if hasattr(parameter, "quant_state") else parameter.numel()
 
 
 def parameter_report(model: nn.Module) -> str:
@@ -205,6 +227,8 @@ def merge(folder: Path, output: Path, dtype: str = "auto"):
     if output.exists():
         raise DataError(f"{output}: expected a folder that isn't there yet")
     base = load_weights(base_of(folder), dtype=dtype)
+    if hasattr(base.config, "quantization_config"):
+        raise DataError(f"{base_of(folder)}: expected weights of full precision to merge with, found quantized ones")
     merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
     processor = Seq2TimeProcessor.from_pretrained(folder)
     merged.config.num_frames = processor.video_processor.num_frames

@@ -111,16 +111,16 @@ class Collator:
         own = (0, row["set"], row["row"], row["copy"])
         if self.share_videos and is_video(record):
             own = (1, row["pool"], sequence[0]["clip"], row["copy"])
-        rng = np.random.default_rng([self.seed, row["epoch"], *own])
+        sampling, cropping = np.random.default_rng([self.seed, row["epoch"], *own]).spawn(2)
         if is_image:
             known = {"total_num_frames": len(sequence), "frames_indices": list(range(len(sequence)))}
         else:
-            frames, known = pictures.frames_of(own, lambda: samples.clip_frames(sequence, rng))
+            frames, known = pictures.frames_of(own, lambda: samples.clip_frames(sequence, sampling))
         metadata = Seq2TimeVideoMetadata(**known)
         ((ids, labels),) = encode(self.processor, [as_chat(self.processor, record["messages"], metadata)])
         if self.max_length and len(ids) > self.max_length:
             raise TooLong(f"expected at most max_length={self.max_length} tokens, found {len(ids)}")
-        crop = rng if (self.crop_images if is_image else self.crop) else None
+        crop = cropping if (self.crop_images if is_image else self.crop) else None
         if is_image:  # a crop is the sequence's own, so its pictures are, too
             owner = row["pool"] if crop is None else own
             places = pictures.places_of(

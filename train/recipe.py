@@ -6,6 +6,7 @@ command line `key=value` replaces one, `data.0.count=100` or `optim_args=…` in
 import difflib
 import json
 import re
+import shutil
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -153,6 +154,7 @@ def read_recipe(path: str, overrides: list[str] = ()) -> tuple[Recipe, dict]:
     if found.get("held_out") is not None:
         found["held_out"] = _source(f"{path}, held_out", found["held_out"], HeldOut)
     settings = {key: found.pop(key) for key in list(found) if key in SETTINGS}
+    _expect_types(path, settings)
     return _made(path, Recipe, found), OURS | settings
 
 
@@ -190,6 +192,21 @@ def _made(place: str, kind: type, values: dict):
         raise DataError(f"{place}: {error.__cause__}") from error
 
 
+def _expect_types(path: str, settings: dict):
+    """Of settings whose values TRL would take as they are."""
+    for one in fields(SFTConfig):
+        value = settings.get(one.name)
+        if value is False and one.name.endswith("_strategy"):  # what YAML makes of `no`
+            settings[one.name] = "no"
+        elif value is not None and one.type in (bool, bool | None) and not isinstance(value, bool):
+            raise DataError(f"{path}, {one.name}: expected true or false, found {value!r}")
+        elif isinstance(value, str) and one.type in (int, float, int | None, float | None):
+            raise DataError(f"{path}, {one.name}: expected a number, found {value!r}")
+    for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "save_steps", "logging_steps"):
+        if not settings.get(name, 1) > 0:
+            raise DataError(f"{path}, {name}: expected a number above 0, found {settings[name]}")
+
+
 def _override(found: dict, text: str):
     """`key=value` or `data.0.count=100` of the command line."""
     key, equals, value = text.partition("=")
@@ -210,7 +227,7 @@ def _override(found: dict, text: str):
 FREE = (
     *("output_dir", "prepare", "held_out", "max_loss", "preset", "attn_implementation", "use_cpu"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "dataset_num_proc"),
-    *("gradient_checkpointing", "activation_checkpointing"),
+    *("gradient_checkpointing", "activation_checkpointing", "on_problem", "on_long"),
     *("save_", "log_", "logging_", "dataloader_", "hub_", "push_to_hub", "report_to", "run_name", "project"),
     *("trackio_", "disable_tqdm", "ddp_", "torch_empty_cache_steps", "skip_memory_metrics"),
 )
@@ -224,17 +241,24 @@ def as_run(recipe: Recipe, settings: dict, update_size: int) -> dict:
 
 
 def claim(folder: Path, run: dict):
-    """Notes in the output folder what is trained there, or refuses one where something else was."""
-    path, began = folder / "run.json", any(folder.glob("checkpoint-*"))
-    if began and path.is_file():
+    """
+    Notes in the output folder what is trained there, or refuses one where something else was. Of a run that never came
+    to a checkpoint nothing is kept.
+    """
+    path = folder / "run.json"
+    began = any(folder.glob("checkpoint-*")) or (folder / "adapter_config.json").is_file()
+    if path.is_file():
         known = json.loads(path.read_text(encoding="utf-8"))
         before, now = _fixed(known), _fixed(run)
         changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if changed:
+        if changed and began:
             listed = "; ".join(f"{name} {before.get(name)!r}, not {now.get(name)!r}" for name in changed)
             raise DataError(f"{folder} holds a run with {listed:.600}. Choose another output_dir, or remove it")
+        if changed:
+            shutil.rmtree(folder / "base", ignore_errors=True)
+            (folder / "skipped.jsonl").unlink(missing_ok=True)
     elif began:
-        raise DataError(f"{folder}: expected an empty folder or an earlier run's, found checkpoints without run.json")
+        raise DataError(f"{folder}: expected an empty folder or an earlier run's, found a model without run.json")
     with atomic_writer(path) as lines:
         lines.write(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 

@@ -12,8 +12,10 @@ import os
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL counts its users otherwise
 
 import argparse
+import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
@@ -26,14 +28,18 @@ from dataset_scripts.items import DataError
 
 from .adapter import load_for_training, parameter_report, prepare_base
 from .bill import bill
-from .card import describe, publish, write_card
+from .card import describe, describe_model, publish, write_card
 from .collator import Collator
 from .mixture import Mixture
 from .plan import SHARDINGS
 from .recipe import Recipe, as_run, claim, read_recipe
-from .sharding import unsplit
+from .sharding import split_by, unsplit
 from .trainer import SKIPPED, SequenceTrainer
 from .watching import HeldOutQuestions
+
+
+# Beginnings of the names by which a launcher tells its processes of each other.
+LAUNCHER = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "FSDP_", "ACCELERATE_")
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
@@ -47,13 +53,23 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@contextmanager
+def at_fault(recipe: str):
+    """What libraries refuse of a recipe's values, in one line."""
+    try:
+        yield
+    except (ValueError, TypeError, ImportError) as error:
+        raise DataError(f"{recipe}: {error}") from error
+
+
 def prepare(recipe: Recipe):
-    """Makes what isn't there, by the recipe's commands."""
+    """Makes what isn't there, by the recipe's commands, each in a process that is none of this launch."""
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHER)}
     for path, command in recipe.prepare.items():
         if not Path(path).exists():
             module, *arguments = command.split()
             print(f"{path}: python -m {command}")
-            done = subprocess.run([sys.executable, "-m", module, *arguments], check=False)
+            done = subprocess.run([sys.executable, "-m", module, *arguments], env=alone, check=False)
             if done.returncode or not Path(path).exists():
                 raise DataError(
                     f"prepare, {path}: `python -m {command}` didn't make it, it ended with {done.returncode}"
@@ -101,16 +117,19 @@ def main(arguments: list[str] | None = None):
     if options.plan:
         print(bill(recipe, settings, options))
         return
-    args, state = SFTConfig(**settings), PartialState()
+    with at_fault(options.recipe):
+        args, state = SFTConfig(**settings), PartialState()
     if recipe.dtype != "float32" and not (args.bf16 or args.fp16):
         raise DataError(f"dtype: {recipe.dtype} needs bf16: true or fp16: true, found neither")
-    noted = as_run(recipe, settings, SequenceTrainer.update_size(args))
+    noted = as_run(recipe, settings, SequenceTrainer.update_size(args)) | {"split_by": split_by(args)}
     with state.main_process_first():
         if state.is_main_process:
             prepare(recipe)
             claim(Path(args.output_dir), noted)
 
-    model, processor, mixture, reports = load(recipe, args, state)
+    with at_fault(options.recipe):
+        model, processor, mixture, reports = load(recipe, args, state)
+        held_out = HeldOutQuestions(recipe.held_out, processor) if recipe.held_out else None
     trainer = SequenceTrainer(
         model=model,
         args=args,
@@ -128,7 +147,7 @@ def main(arguments: list[str] | None = None):
         ),
         processing_class=processor,
         max_loss=recipe.max_loss,
-        held_out=HeldOutQuestions(recipe.held_out, processor) if recipe.held_out else None,
+        held_out=held_out,
     )
     found = gather_object([get_last_checkpoint(args.output_dir)])
     if len(set(found)) > 1:
@@ -136,21 +155,32 @@ def main(arguments: list[str] | None = None):
     result = trainer.train(resume_from_checkpoint=found[0])
     trainer.save_model()
     if state.is_main_process:
-        seconds = result.metrics["train_runtime"]
+        before = int(found[0].rpartition("-")[2]) if found[0] else 0
+        seconds = result.metrics["train_runtime"] if trainer.state.global_step > before else None
+        skipped = skipped_samples(Path(args.output_dir))
+        if skipped:
+            reports.append(f"left out, as they couldn't be read: {skipped:,}")
         description = describe(noted, trainer.state, reports, seconds, state.num_processes)
-        finish(Path(args.output_dir), description)
+        about = describe_model(model.config, processor.time_notation, recipe.model)
+        finish(Path(args.output_dir), about, description, skipped)
         if options.push_to_hub:
-            publish(Path(args.output_dir), options.push_to_hub, description, args.hub_private_repo)
+            publish(Path(args.output_dir), options.push_to_hub, about, description, args.hub_private_repo)
             print(f"{options.push_to_hub}: uploaded")
 
 
-def finish(folder: Path, description: str):
+def skipped_samples(folder: Path) -> int:
+    """How many samples of a run couldn't be read; each counts once, however often it was met."""
+    file = folder / SKIPPED
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return len({json.loads(line)["id"] for line in lines})
+
+
+def finish(folder: Path, model: str, description: str, skipped: int):
     """The card of what was trained, and what is to be told of it."""
     status = "An adapter that `train.sft` trained; `train.adapter merge` joins it with its base.\n"
-    write_card(folder, status, description)
-    skipped = folder / SKIPPED
-    if skipped.exists():  # a run that went on after a kill may have met a sample twice
-        print(f"skipped {len(set(skipped.read_text(encoding='utf-8').splitlines())):,} samples, see {skipped}")
+    write_card(folder, status, model, description)
+    if skipped:
+        print(f"skipped {skipped:,} samples, see {folder / SKIPPED}")
     print(f"{folder}: adapter and card")
 
 

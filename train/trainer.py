@@ -175,7 +175,7 @@ class SequenceTrainer(SFTTrainer):
             self._asked, self.control.should_log, began = step, True, time.perf_counter()
             base = self.accelerator.unwrap_model(model).get_base_model()
             with self.compute_loss_context_manager():  # what trains is kept in another dtype
-                figures, line = self.held_out.ask(base, self.args.process_index, self.args.world_size)
+                figures, line = self.held_out.ask(base)
             self._noted = figures
             if self.is_world_process_zero():
                 print(f"held out: {line}", file=sys.stderr)
@@ -219,6 +219,7 @@ class SequenceTrainer(SFTTrainer):
                 _on_disk(self._writing / name)
                 shutil.rmtree(folder / name, ignore_errors=True)
                 os.replace(self._writing / name, folder / name)
+                self._writing.rmdir()
         except (OSError, RuntimeError, SafetensorError) as error:  # as each writer says that a disk is full
             shutil.rmtree(self._writing, ignore_errors=True)
             raise OSError(f"{folder / name}: not written, earlier checkpoints are as they were: {error}") from error

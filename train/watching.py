@@ -1,6 +1,7 @@
 """What one sees of a run: a line of figures on the terminal, and groundings that the model was never trained on."""
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 from transformers import TrainerCallback
@@ -24,8 +25,10 @@ class HeldOutQuestions:
     def __init__(self, settings: HeldOut, processor: Seq2TimeProcessor):
         video = processor.video_processor
         self.processor, self.steps = processor, settings.steps
-        (config,) = settings.config or ["video_grounding"]
-        self.samples = Samples.load(
+        config = "+".join(settings.config or ["video_grounding"])
+        if config not in ("video_grounding", "grounding"):
+            raise DataError(f"held_out, config: expected video_grounding or grounding, found {config}")
+        samples = Samples.load(
             settings.path,
             config,
             settings.split,
@@ -33,16 +36,15 @@ class HeldOutQuestions:
             num_frames=video.num_frames,
             size=(video.size["height"], video.size["width"]),
         )
-        if not config.endswith("grounding"):
-            raise DataError(f"held_out: expected a configuration of groundings, found {config}")
-        self.numbers = range(min(settings.count, len(self.samples)))
+        state, numbers = PartialState(), range(min(settings.count, len(samples)))
+        # Decoded now, so that a video that can't be read stops the run before it begins.
+        self.samples = {number: samples[number] for number in numbers[state.process_index :: state.num_processes]}
 
-    def ask(self, model: Seq2TimeForConditionalGeneration, process: int, processes: int) -> tuple[dict, str]:
+    def ask(self, model: Seq2TimeForConditionalGeneration) -> tuple[dict, str]:
         """Figures, and a line about the first question."""
         model.eval()
         asked = []
-        for number in self.numbers[process::processes]:
-            sample = self.samples[number]
+        for number, sample in self.samples.items():
             question, length = sample["messages"][0]["content"], sample["metadata"]["duration"]
             watched = model.watch(
                 self.processor,
@@ -76,6 +78,10 @@ class Terminal(TrainerCallback):
         if not state.is_world_process_zero or "loss" not in logs:
             return
         tasks = [f"{name.removeprefix(TASK)} {value:.3f}" for name, value in logs.items() if name.startswith(TASK)]
+        sources = [
+            f"{name.removeprefix(SOURCE)} {value:.3f}" for name, value in logs.items() if name.startswith(SOURCE)
+        ]
+        tasks = [*tasks, *sources[len(sources) == 1 :]]  # of one source, it is the loss itself
         line = (
             f"step {state.global_step:>6}  loss {logs['loss']:.4f} ({', '.join(tasks)})  lr {logs['learning_rate']:.1e}"
         )
