@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from dataset_scripts.items import DataError
 from train.recipe import OURS, UNUSED, HeldOut, Recipe, Source, as_run, claim, read_recipe
 
 
-RECIPES = sorted((Path(__file__).parents[1] / "train/recipes").glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "train/recipes").glob("*.yaml"))
 SMALL = "model: some/model\ndata:\n  - {path: some/set}\n"
 
 
@@ -26,7 +28,10 @@ def test_every_recipe_is_one(path):
     recipe, settings = read_recipe(str(path))
     assert recipe.data and recipe.model and settings["output_dir"]
     SFTConfig(**settings | {"bf16": False, "use_cpu": True, "gradient_checkpointing": False})
-    assert path.read_text(encoding="utf-8").startswith("# accelerate launch "), "how it is started comes first"
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# accelerate launch "), "how it is started comes first"
+    named = re.findall(r"train/[\w/]+\.yaml", text)
+    assert named and all((ROOT / name).is_file() for name in named)
 
 
 def test_defaults_are_the_papers(read):
