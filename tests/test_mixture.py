@@ -16,7 +16,7 @@ from modeling_seq2time import Seq2TimeProcessor
 from tests.training import CLIPS, IMAGES, TINY, VIDEOS, WORLD, draws, mini_mixture, mini_sets, numbered_samples
 from train import mixture as module
 from train.collator import Collator
-from train.mixture import BatchSampler, Mixture, measure
+from train.mixture import BatchSampler, Mixture, measure, nominal
 from train.recipe import Source
 
 
@@ -207,6 +207,17 @@ def test_lengths_are_those_of_the_batches(sets, tiny, notation):
         assert told == real
 
 
+def test_clips_are_measured_at_their_pace(sets):
+    """Their times are told before they are decoded: those of uniform sampling, to the digit."""
+    samples = Samples.load(str(sets), "dense_captioning", num_frames=8)
+    for record in samples.records:
+        metadata, (_, known) = nominal(record, samples), samples.clip_frames(record["sequence"], None)
+        assert metadata.times == pytest.approx(known["times"], abs=1e-9) and len(set(metadata.times)) == 8
+        assert metadata.duration == pytest.approx(known["duration"])
+        assert metadata.frames_indices == known["frames_indices"]
+    assert {clip["rate"] for record in samples.records for clip in record["sequence"]} != {1.0}
+
+
 def test_the_report_adds_up(mixture):
     lines = [line.rsplit(maxsplit=5) for line in mixture.report().splitlines()]
     assert [line[0].split() for line in lines[1:]] == [
@@ -265,10 +276,10 @@ def processor_with(processor, **changes):
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_lengths_of_another_processor_are_measured_anew(sets, tiny_folder, processor, change):
+def test_lengths_of_another_processor_are_measured_anew(sets, tiny_folder, change):
     """Whatever it is that differs; each of them gives other lengths."""
-    known = measure(Samples.load(str(sets), "grounding", num_frames=8), processor)[:]
     other = Seq2TimeProcessor.from_pretrained(tiny_folder("timechat", **TINY))
+    known = measure(Samples.load(str(sets), "grounding", num_frames=8), processor_with(other))[:]
     other.tokenizer.add_tokens(change.get("words", []))
     if "bos" in change:
         tokenizer = json.loads(other.tokenizer.backend_tokenizer.to_str())
@@ -329,28 +340,30 @@ def test_rows_that_are_too_long(mixture):
     assert len(mixture.without_long(0)[1]) == len(mixture.rows)
 
 
-@pytest.fixture
-def spoilt(sets, tmp_path):
-    """A copy of the sets where the second record of iig isn't fit to train on."""
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda row: row["messages"][0].update(content="a </s>"), "expected no </s> in a message, found 'a </s>'"),
+        (lambda row: row.update(targets=[9]), "record .*, targets: expected distinct places from 1 to 8"),
+    ],
+)
+def test_bad_records_stop_before_anything_is_trained(sets, processor, tmp_path, spoil, message):
+    """Or are left to the collator, which counts them."""
     shutil.copytree(sets, tmp_path / "set")
     (file,) = (tmp_path / "set" / "iig").glob("*.parquet")
     table = pq.read_table(file)
     rows = table.to_pylist()
-    rows[1]["messages"][0]["content"] += " </s>"
+    spoil(rows[1])
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), file)
-    return Source(str(tmp_path / "set"), ["iic", "iig"])
-
-
-def test_bad_records_stop_before_anything_is_trained(spoilt, processor):
-    name = Samples.load(spoilt.path, "iig").records[1]["id"]
-    with pytest.raises(DataError, match=f"^1 records are no good, the first is sample '{name}': expected no </s> in"):
-        Mixture.load([spoilt], processor, "uniform", 0)
-    mixture = Mixture.load([spoilt], processor, "uniform", 0, on_problem="skip")
+    source = Source(str(tmp_path / "set"), ["iic", "iig"])
+    with pytest.raises(DataError, match=f"^1 records are no good, the first is sample '{rows[1]['id']}': {message}"):
+        Mixture.load([source], processor, "uniform", 0)
+    mixture = Mixture.load([source], processor, "uniform", 0, on_problem="skip")
     assert np.flatnonzero(mixture.column("length") == 0).tolist() == [9]
     batch = Collator(processor, mixture.sets, on_problem="skip")(draws(mixture, 8, 9))
-    assert [one["id"] for one in batch["about"]["skipped"]] == [name] and len(batch["input_ids"]) == 1
-    spoilt.config = ["iic"]
-    assert Mixture.load([spoilt], processor, "uniform", 0).column("length").all()
+    assert [one["id"] for one in batch["about"]["skipped"]] == [rows[1]["id"]] and len(batch["input_ids"]) == 1
+    source.config = ["iic"]
+    assert Mixture.load([source], processor, "uniform", 0).column("length").all()
 
 
 def test_a_template_that_marks_no_answers_is_bad(sets, processor):
@@ -439,10 +452,11 @@ def test_groups_come_together():
 
 
 def test_groups_that_lack_rows_do_not_break_the_others():
-    groups = np.delete(np.repeat(np.arange(40), 8), [3, 100, 101, 200])
-    for batches in epochs(sampler(groups, batch=8, update=16), 4):
-        together = [len(set(groups[rows])) for rows in batches]
-        assert together.count(1) >= 35 and sum(together) <= len(together) + 6
+    for alone in (0, 51):
+        groups = np.append(np.delete(np.repeat(np.arange(40), 8), [3, 100, 101, 200]), [-1] * alone)
+        for batches in epochs(sampler(groups, batch=8, update=16), 4):
+            together = [len(set(groups[rows])) for rows in batches]
+            assert together.count(1) >= 35 and sum(together) <= len(together) + 6
 
 
 def test_rows_of_a_group_and_of_a_bucket_are_sorted_by_length():

@@ -159,9 +159,9 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
         base_model.name_or_path, _, revision = name.partition("@")
         config.revision = revision or None
     model = get_peft_model(base_model, config, autocast_adapter_dtype=False)
+    keep_exact(model)
     if is_adapter(start):
         restore(model, start)
-    keep_exact(model)
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):  # PEFT's wrapper of the token rows; TRL's loss asks for its bias
         head.register_parameter("bias", None)
