@@ -25,6 +25,7 @@ from trl import SFTConfig
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeForConditionalGeneration
 from tests.training import TINY, draws, mini_mixture, mini_sets
+from tests.two_processes import train
 from train import sft
 from train.adapter import load_for_training, load_weights, merge, parameter_table, prepare_base
 from train.collator import Collator, Pictures
@@ -89,24 +90,20 @@ def alone(recipe: Path, output: Path, *overrides: str) -> Path:
 
 
 def together(config: str, recipe: Path, output: Path, *overrides: str) -> Path:
-    """Two processes with half of the batch each, as `accelerate launch` starts them."""
-    device = {"ACCELERATE_USE_CPU": "true"}
-    program = ["-m", "train.sft"]
-    if config != "ddp":
-        device = {"ACCELERATE_TORCH_DEVICE": "cpu", "DS_ACCELERATOR": "cpu"}
-        program = ["-m", "tests.sharded_session"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
+    """Two processes with half of the batch each."""
     half = ["per_device_train_batch_size=2", f"output_dir={output}", "dataloader_pin_memory=false"]
-    done = subprocess.run(
-        [*launch, "--num_processes", "2", "--main_process_port", "0", *program, str(recipe), *half, *overrides],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | device,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    _, environment = launched(["--config_file", str(CONFIGS / f"{config}.yaml"), "--num_processes", "2", "train.sft"])
+    kept = {name: value for name, value in environment.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+    device = {"ACCELERATE_USE_CPU": "true"} if config == "ddp" else {}
+    train([str(recipe), *half, *overrides], kept | device, output.with_suffix(".log"))
     return output
+
+
+def launched(arguments: list[str]):
+    """As far as `accelerate launch` gets without GPUs: its settings, and the environment of the processes."""
+    args, found, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
+    args.deepspeed_fields_from_accelerate_config = ",".join(found.deepspeed_config)
+    return args, prepare_deepspeed_cmd_env(args)[1] if args.use_deepspeed else prepare_multi_gpu_env(args)
 
 
 def history(run: Path) -> np.ndarray:
@@ -131,18 +128,36 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=tolerance, msg=f"{name}: {{}}".format)
 
 
-@pytest.mark.slow
-def test_two_processes_and_accumulated_batches_train_as_one_batch(recipe, phase1, expected, tmp_path):
-    start = f"model={phase1}"
-    two = together("ddp", recipe, tmp_path / "two", start)
+def test_two_processes_train_as_one(recipe, phase1, expected, tmp_path):
+    two = together("ddp", recipe, tmp_path / "two", f"model={phase1}")
     assert_same(two, expected)
-    halves = ["per_device_train_batch_size=2", "gradient_accumulation_steps=2"]
-    assert_same(alone(recipe, tmp_path / "halves", start, *halves), expected)
     assert json.loads((two / "run.json").read_text())["split_by"] is None
 
-    # each process with the mean of its own tokens: another loss, so these were weighted by tokens
-    local = together("ddp", recipe, tmp_path / "local", start, "average_tokens_across_devices=false", "max_steps=2")
-    assert np.abs(history(local)[:, 1] - history(expected)[:2, 1]).max() > 1e-3
+
+@pytest.mark.slow
+def test_the_launcher_starts_two_processes(recipe, phase1, expected, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml")]
+        + ["--num_processes", "2", "--main_process_port", "0", "-m", "train.sft", str(recipe), f"model={phase1}"]
+        + ["per_device_train_batch_size=2", f"output_dir={tmp_path}"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(tmp_path, expected)
+
+
+def test_accumulated_batches_train_as_one(recipe, phase1, expected, tmp_path, monkeypatch):
+    halves = [f"model={phase1}", "per_device_train_batch_size=2", "gradient_accumulation_steps=2"]
+    assert_same(alone(recipe, tmp_path / "halves", *halves), expected)
+
+    # the mean of two means, which have tokens of different number, is another one
+    monkeypatch.setattr(SequenceTrainer, "_get_num_items_in_batch", lambda *args: None)
+    other = alone(recipe, tmp_path / "means", *halves)
+    assert np.abs(history(other) - history(expected)).max() > 1e-3
 
 
 @pytest.mark.slow
@@ -296,14 +311,10 @@ def test_there_is_a_configuration_of_each_kind():
 
 @pytest.mark.parametrize(("name", "gpus"), COMMANDS)
 def test_the_commands_in_the_configurations_launch(name, gpus, monkeypatch):
-    """As far as the launcher gets without GPUs: its command line and the environment of its processes."""
     monkeypatch.chdir(ROOT)
-    parsed = launch_command_parser().parse_args(COMMANDS[name, gpus])
-    args, found, _ = _validate_launch_command(parsed)
+    args, environment = launched(COMMANDS[name, gpus])
     assert args.module and args.training_script == "train.sft"
     assert [Path(one).is_file() for one in args.training_script_args] == [True]
-    args.deepspeed_fields_from_accelerate_config = ",".join(found.deepspeed_config)
-    environment = prepare_deepspeed_cmd_env(args)[1] if args.use_deepspeed else prepare_multi_gpu_env(args)
     assert int(args.nproc_per_node) == (1 if gpus == "1" else 8)
     assert args.num_machines == (2 if gpus == "2x8" else 1)
     if gpus == "2x8":

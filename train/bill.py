@@ -2,7 +2,6 @@
 
 from dataclasses import fields
 
-import numpy as np
 from trl import SFTConfig
 
 from dataset_scripts.items import DataError
@@ -60,7 +59,7 @@ def _load(source: Source, processor, recipe: Recipe, frames: int, batch: int, se
         processor.video_processor.num_frames = frames
         try:
             mixture = Mixture.load([source], processor, recipe.sampling, seed, share_videos=recipe.share_videos)
-            table = {column: np.array(mixture.rows[column]) for column in ("length", "answers", "frames")}
+            table = {column: mixture.column(column) for column in ("length", "answers", "frames")}
             means = {column: float(values.mean()) for column, values in table.items()}
             squares = float((table["length"].astype(float) ** 2).mean())
             pictures = shared_pictures(mixture, batch, seed)
@@ -80,7 +79,7 @@ def _load(source: Source, processor, recipe: Recipe, frames: int, batch: int, se
 
 def shared_pictures(mixture: Mixture, batch: int, seed: int) -> float:
     """Pictures of a row that pass the vision tower, each once a batch."""
-    groups, lengths = np.array(mixture.rows["group"]), np.array(mixture.rows["length"])
+    groups, lengths = mixture.column("group"), mixture.column("length")
     seen = rows = 0
     for _, places in zip(range(BATCHES), BatchSampler(groups, lengths, batch, batch, seed), strict=False):
         unique = set()

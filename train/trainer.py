@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
@@ -66,8 +65,8 @@ class SequenceTrainer(SFTTrainer):
         sources = sorted({source for samples in mixture.sets for source in samples.records.unique("source")})
         self.names = [TASK + task for task in tasks] + [SOURCE + source for source in sources]
         self.sampler = BatchSampler(
-            np.array(mixture.rows["group"]),
-            np.array(mixture.rows["length"]),
+            mixture.column("group"),
+            mixture.column("length"),
             self.args.per_device_train_batch_size,
             self.update_size(self.args),
             self.args.seed,
