@@ -128,6 +128,7 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=tolerance, msg=f"{name}: {{}}".format)
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(recipe, phase1, expected, tmp_path):
     two = together("ddp", recipe, tmp_path / "two", f"model={phase1}")
     assert_same(two, expected)
@@ -136,10 +137,10 @@ def test_two_processes_train_as_one(recipe, phase1, expected, tmp_path):
 
 @pytest.mark.slow
 def test_the_launcher_starts_two_processes(recipe, phase1, expected, tmp_path):
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml")]
+    launch += ["--num_processes", "2", "--main_process_port", "0", "-m", "train.sft", str(recipe)]
     done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "ddp.yaml")]
-        + ["--num_processes", "2", "--main_process_port", "0", "-m", "train.sft", str(recipe), f"model={phase1}"]
-        + ["per_device_train_batch_size=2", f"output_dir={tmp_path}"],
+        [*launch, f"model={phase1}", "per_device_train_batch_size=2", f"output_dir={tmp_path}"],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
