@@ -1,5 +1,5 @@
 """
-Samples per second of whole training steps (forward, loss, backward, AdamW), relative to the plain way in the same run.
+Questions per second of whole training steps (forward, loss, backward, AdamW) against the plain way in the same run.
 
     python -m benchmarks.training_steps [--scale 1 --layers 10 3 8] [--apart] [--device cuda]
 
@@ -11,6 +11,7 @@ attention is eager, random batches are padded to their longest, every position i
 - windows: all windows in one call
 - grouped: batches of similar length, as `train.mixture` makes them
 - fused: TRL's head, which scores labelled positions only, on a CPU all of them in tiles
+- several questions a sequence: as --questions of `dataset_scripts.image_sequences` makes them
 
 Widths are TimeChat-7B's, layers are cut to --layers (39 12 32 in full) and the vocabulary with those of the language
 model. For a CPU, --scale divides frames, pool, window, its tokens and the length of prompts and answers, which keeps
@@ -22,7 +23,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -31,7 +32,7 @@ from peft import PeftModel, get_peft_model
 from tqdm import tqdm
 from trl.trainer.utils import add_fused_lm_head
 
-from dataset_scripts.image_sequences import ask
+from dataset_scripts.image_sequences import converse
 from dataset_scripts.record import IMAGE_TASKS
 from modeling_seq2time import Seq2TimeConfig, Seq2TimeForConditionalGeneration
 from modeling_seq2time.configuration_seq2time import count_video_tokens
@@ -48,10 +49,12 @@ IMAGE_BATCH, VIDEO_BATCH, BATCHES = 8, 4, 8  # sequences of a batch; batches of 
 TOKENS_PER_WORD = 1.3  # LLaMA's, of English
 CAPTION_WORDS, CAPTION_SPREAD = 180, 0.3  # of LLaVA-ReCap's captions, and the sigma of their logarithm: our guess
 MAX_TARGETS = 5  # of `dataset_scripts.image_sequences`
+QUESTIONS = (2, 4, 8)  # about a sequence
 EVENTS, EVENT_TOKENS = (2, 16), 28  # of a video's dense captioning: two times and a dozen words each
 MARK_TOKENS = 4  # <0><7><2><9>
 FRAME_TOKENS = 6  # the same, a comma and a space
 VIDEO_TOKENS = 96
+TURN_TOKENS = 8  # <s>[INST] … [/INST]
 PROMPT_TOKENS = 45  # [INST], system, <Video>, "The video contains …"
 TIME_TEXT_TOKENS = 12  # of a frame's sentence for the image Q-Former
 WORDS_PER_LAYER = 1000  # of the vocabulary, as 32 layers have 32 000
@@ -64,6 +67,7 @@ class Way:
     windows: bool = False
     grouped: bool = False
     fused: bool = False
+    questions: int = 1
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ def build(layers: list[int], scale: int, device: torch.device) -> PeftModel:
     return model.train()
 
 
-def image_length(rng: np.random.Generator, words: float, base: int) -> Length:
-    """Of a sample of `iig`, `iic` or `alr` with captions of about so many words, behind a prompt of `base` tokens."""
+def image_length(rng: np.random.Generator, words: float, base: int, questions: int) -> Length:
+    """Of so many questions of `iig`, `iic` or `alr`, captions being of about so many words, behind `base` tokens."""
 
     def caption(place: int) -> str:
         return " ".join(["word"] * max(1, round(words * rng.lognormal(0, CAPTION_SPREAD))))
@@ -114,16 +118,17 @@ def image_length(rng: np.random.Generator, words: float, base: int) -> Length:
         times = len(marks(text))  # of two words each
         return round(TOKENS_PER_WORD * (len(text.split()) - 2 * times)) + MARK_TOKENS * times
 
-    _, question, answer = ask(rng.choice(IMAGE_TASKS), rng, FRAMES, MAX_TARGETS, caption)
-    return Length(base + tokens(question), tokens(answer) + 2)
+    _, messages = converse(rng.choice(IMAGE_TASKS), rng, FRAMES, questions, MAX_TARGETS, caption)
+    asked, answered = (sum(tokens(one["content"]) for one in messages[first::2]) for first in (0, 1))
+    return Length(base + asked + TURN_TOKENS * (questions - 1), answered + 2 * questions)
 
 
-def video_length(rng: np.random.Generator, words: float, base: int) -> Length:
+def video_length(rng: np.random.Generator, words: float, base: int, questions: int) -> Length:
     """Of a sample of dense captioning."""
     return Length(base + 20, int(rng.integers(*EVENTS, endpoint=True)) * EVENT_TOKENS + 2)
 
 
-def question_length(rng: np.random.Generator, words: float, base: int) -> Length:
+def question_length(rng: np.random.Generator, words: float, base: int, questions: int) -> Length:
     """Of a sample of grounding."""
     return Length(base + 25 + int(rng.integers(8, 20)), 2 * MARK_TOKENS + 10)
 
@@ -213,7 +218,7 @@ def compare(name: str, model: PeftModel, ways: dict[str, Way], repeats: int, bat
     medians = {title: statistics.median(spent) for title, spent in seconds.items()}
     for title, median in medians.items():
         size = "{} × {}".format(*batch_of(ways[title])["input_ids"].shape)
-        ratio = medians["plain"] / median
+        ratio = ways[title].questions * medians["plain"] / median
         print(f"| {name}: {title} | {size} | {median:.1f} s | {ratio:.2f} |{peaks.get(title, '')}", flush=True)
 
 
@@ -243,19 +248,21 @@ def main():
         "videos": (video_length, VIDEO_BATCH, 0, names),
     }
     memory = [" peak memory |", "---|"] if args.device.type == "cuda" else ["", ""]
-    print(f"| step | batch | median | samples/s, times plain |{memory[0]}\n|---|---|---|---|{memory[1]}")
+    print(f"| step | batch | median | questions/s, times plain |{memory[0]}\n|---|---|---|---|{memory[1]}")
     for kind, (length, size, pool, names) in kinds.items():
         if args.only in (None, kind):
-            rng = np.random.default_rng(0)
-            lengths = [length(rng, args.words, base) for _ in range(size * BATCHES)]
-            lengths = [Length(one.prompt // args.scale, one.answer // args.scale) for one in lengths]
             ways = {"plain": Way()}
             ways |= {f"{name} alone": Way(**{name: True}) for name in names if args.apart or name == "shared"}
             if "shared" in names:
                 ways["all but shared"] = Way(**dict.fromkeys(names[1:], True))
             ways["all"] = Way(**dict.fromkeys(names, True))
+            for questions in QUESTIONS if kind == "images" else ():
+                ways[f"all, {questions} questions a sequence"] = replace(ways["all"], questions=questions)
 
-            def batch_of(way: Way, lengths=lengths, size=size, pool=pool) -> dict:
+            def batch_of(way: Way, length=length, size=size, pool=pool) -> dict:
+                rng = np.random.default_rng(0)
+                lengths = [length(rng, args.words, base, way.questions) for _ in range(size * BATCHES)]
+                lengths = [Length(one.prompt // args.scale, one.answer // args.scale) for one in lengths]
                 return make_batch(config, typical(lengths, size, way.grouped), frames, pool, way.shared)
 
             compare(f"{size} {kind}, {frames} frames", model, ways, args.repeats, batch_of)

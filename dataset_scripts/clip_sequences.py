@@ -36,18 +36,29 @@ def timeline(durations: list[float], rates: list[float]) -> tuple[list[float], f
     return edges, edges[-1]
 
 
-def ask(task: str, rng: np.random.Generator, spans: list[tuple[float, float]], length: float, captions: list[str]):
-    """Targets, question and answer about events at these seconds of a video of this length."""
+def converse(
+    task: str, rng: np.random.Generator, spans: list[tuple[float, float]], length: float, captions: list[str], most: int
+):
+    """
+    Targets and messages about events at these seconds of a video of this length. Of grounding, there are questions
+    about at most so many events.
+    """
     times = [(mark(start, length, "s"), mark(end, length, "s")) for start, end in spans]
     targets = [{"start": start / length, "end": end / length} for start, end in spans]
+    words = TEMPLATES[task]
     if task == "grounding":
-        one = int(rng.integers(len(spans)))
-        words = TEMPLATES["grounding"]
-        question = fill(pick(rng, words["questions"]), captions[one])
-        return [targets[one]], question, fill(words["answer"], " - ".join(times[one]))
-    words = TEMPLATES["dense_captioning"]
-    events = [fill(words["event"], start, end, caption) for (start, end), caption in zip(times, captions, strict=True)]
-    return targets, pick(rng, words["questions"]), " ".join(events)
+        asked = rng.choice(len(spans), min(most, len(spans)), replace=False).tolist()
+        turns = [
+            (fill(pick(rng, words["questions"]), captions[one]), fill(words["answer"], " - ".join(times[one])))
+            for one in asked
+        ]
+        targets = [targets[one] for one in asked]
+    else:
+        told = zip(times, captions, strict=True)
+        events = [fill(words["event"], start, end, caption) for (start, end), caption in told]
+        turns = [(pick(rng, words["questions"]), " ".join(events))]
+    roles = ("user", "assistant")
+    return targets, [{"role": role, "content": text} for turn in turns for role, text in zip(roles, turn, strict=True)]
 
 
 def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
@@ -63,10 +74,10 @@ def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
         rates = [round(math.exp(rng.uniform(-spread, spread)), 4) for _ in clips]
         edges, length = timeline([durations[clip] for clip in clips], rates)
         captions = [escape(pool.caption(clip)) for clip in clips]
-        targets, question, answer = ask(shard.task, rng, list(pairwise(edges)), length, captions)
+        spans = list(pairwise(edges))
+        targets, messages = converse(shard.task, rng, spans, length, captions, options["questions"])
         record = {"id": f"{shard.task}-{number:07d}", "source": options["sources"], "group": group, "task": shard.task}
         record["sequence"] = [{"clip": clip, "rate": rate} for clip, rate in zip(clips, rates, strict=True)]
-        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         record |= {"targets": targets, "messages": messages}
         check(record, len(pool))
         records.append(record)
@@ -145,6 +156,8 @@ def main(arguments: list[str] | None = None):
     options.add_argument("--tasks", default=",".join(CLIP_TASKS), help="equal parts, or weights: grounding:2")
     options.add_argument("--min-clips", type=int, default=2)
     options.add_argument("--max-clips", type=int, default=10)
+    questions_help = "of grounding: about each sequence, in one dialogue; as many as it has clips, if those are fewer"
+    options.add_argument("--questions", type=int, default=1, metavar="N", help=questions_help)
     options.add_argument("--max-rate", type=float, default=2.0, help="rates are log-uniform from 1/RATE to RATE")
     options.add_argument("--shared-pool", type=int, default=0, metavar="CLIPS", help="draw groups from small pools")
     options.add_argument("--shared-sequences", type=int, default=8, metavar="N", help="sequences of a group")
@@ -153,7 +166,7 @@ def main(arguments: list[str] | None = None):
     args = options.parse_args(arguments)
 
     mix = parse_mix(args.tasks, CLIP_TASKS)
-    expect_positive(args, "num_instances", "shard_size", "min_clips", "shared_sequences")
+    expect_positive(args, "num_instances", "shard_size", "min_clips", "questions", "shared_sequences")
     if not args.min_clips <= args.max_clips or not args.max_rate >= 1:
         found = f"{args.min_clips}, {args.max_clips}, {args.max_rate}"
         raise DataError(f"expected --min-clips ≤ --max-clips and --max-rate ≥ 1, found {found}")
@@ -170,7 +183,7 @@ def main(arguments: list[str] | None = None):
             f"of them in {len(pool)} clips" + (f" and --shared-pool is {args.shared_pool}" if args.shared_pool else "")
         )
     chosen = {"min_clips": args.min_clips, "max_clips": args.max_clips, "max_rate": args.max_rate, "seed": args.seed}
-    chosen |= {"sources": "+".join(pool.facts["counts"]), "shared_pool": args.shared_pool}
+    chosen |= {"questions": args.questions, "sources": "+".join(pool.facts["counts"]), "shared_pool": args.shared_pool}
     chosen["shared_sequences"] = args.shared_sequences if args.shared_pool else 0
     build("clip_sequences", args, pool, shares(mix, args.num_instances), chosen, make_shard)
     if args.render:

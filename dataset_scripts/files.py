@@ -21,6 +21,12 @@ def replacing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def remove_parts(path: Path):
+    """Removes what a process that was killed while it wrote left of a file or folder."""
+    for part in path.parent.glob(f".{path.name}.*.part"):
+        shutil.rmtree(part) if part.is_dir() else part.unlink()
+
+
 @contextmanager
 def atomic_writer(path: Path):
     """A text file to write."""

@@ -35,32 +35,49 @@ def draw(rng: np.random.Generator, candidates: np.ndarray | int, caption_keys: n
     raise DataError(f"a sequence needs {count} pictures of different captions, the pool has {len(first)}")
 
 
-def ask(task: str, rng: np.random.Generator, length: int, max_targets: int, caption) -> tuple[list[int], str, str]:
-    """Targets, question and answer about a sequence; `caption(place)` is the caption of its picture at a place."""
+def ask(task: str, rng: np.random.Generator, length: int, most: int, left: list[int], caption):
+    """
+    Targets, places that are spoken of, question and answer about a sequence. It speaks of places that are `left`, has
+    at most so many targets, and `caption(place)` is the caption of the picture there.
+    """
     if task == "alr":
         side = ("before", "after")[rng.integers(2)]
+        step = -1 if side == "before" else 1
         # The first picture has none before it, the last none after.
-        asked = int(rng.integers(1, length)) + (side == "before")
-        target = asked - 1 if side == "before" else asked + 1
+        askable = [place for place in left if place + step in left]
+        asked = askable[rng.integers(len(askable))]
+        target = asked + step
         question = fill(pick(rng, TEMPLATES["alr"][side]["questions"]), caption(asked))
         answer = fill(pick(rng, TEMPLATES["alr"]["answers"]), mark(target, length, "image"), caption(target))
-        return [target], question, answer
+        return [target], {asked, target}, question, answer
 
-    count = int(rng.integers(1, max_targets + 1))
-    targets = [int(place) for place in rng.choice(length, count, replace=False) + 1]
+    count = int(rng.integers(1, most + 1))
+    targets = [int(place) for place in rng.choice(left, count, replace=False)]
     places = [mark(target, length, "image") for target in targets]
     words = TEMPLATES[task]["single" if count == 1 else "multi"]
     question, answer = pick(rng, words["questions"]), pick(rng, words["answers"])
     if task == "iig":
         if count == 1:
-            return targets, fill(question, caption(targets[0])), fill(answer, places[0])
+            return targets, {*targets}, fill(question, caption(targets[0])), fill(answer, places[0])
         question += words["first"].replace("{ordinal}", ordinal(1))
         question += "".join(words["next"].replace("{ordinal}", ordinal(number)) for number in range(2, count + 1))
-        return targets, fill(question + words["after"], *map(caption, targets)), fill(answer, listed(places))
+        question = fill(question + words["after"], *map(caption, targets))
+        return targets, {*targets}, question, fill(answer, listed(places))
     if count == 1:
-        return targets, fill(question, places[0]), fill(answer, places[0], caption(targets[0]))
+        return targets, {*targets}, fill(question, places[0]), fill(answer, places[0], caption(targets[0]))
     told = [fill(answer, place, caption(target)) for place, target in zip(places, targets, strict=True)]
-    return targets, closed(question + listed(places)), " ".join(told)
+    return targets, {*targets}, closed(question + listed(places)), " ".join(told)
+
+
+def converse(task: str, rng: np.random.Generator, length: int, questions: int, most: int, caption):
+    """Targets and messages of so many questions. None speaks of a place that an earlier one gave away."""
+    left, found, messages = list(range(1, length + 1)), [], []
+    for _ in range(questions):
+        targets, spoken_of, question, answer = ask(task, rng, length, most, left, caption)
+        left = [place for place in left if place not in spoken_of]
+        found += targets
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return found, messages
 
 
 def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
@@ -78,8 +95,8 @@ def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
         def caption(place: int, sequence=sequence) -> str:
             return escape(pool.caption(int(sequence[place - 1])))
 
-        targets, question, answer = ask(shard.task, rng, length, options["max_targets"], caption)
-        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        asked = (options["questions"], options["max_targets"])
+        targets, messages = converse(shard.task, rng, length, *asked, caption)
         record = {"id": f"{shard.task}-{number:07d}", "source": options["sources"], "group": group, "task": shard.task}
         record |= {"sequence": sequence.tolist(), "targets": targets, "messages": messages}
         check(record, len(pool))
@@ -98,6 +115,7 @@ def main(arguments: list[str] | None = None):
     options.add_argument("--sequence-length", type=int, default=96)
     options.add_argument("--tasks", default=",".join(IMAGE_TASKS), help="equal parts, or weights: iig:2,iic:1")
     options.add_argument("--max-targets", type=int, default=5, help="of iig and iic; their number is uniform from 1")
+    options.add_argument("--questions", type=int, default=1, metavar="N", help="about each sequence, in one dialogue")
     options.add_argument(
         "--shared-pool", type=int, default=0, metavar="PICTURES", help="draw groups of sequences from small pools"
     )
@@ -109,11 +127,15 @@ def main(arguments: list[str] | None = None):
     )
     args = options.parse_args(arguments)
 
-    length, most = args.sequence_length, args.max_targets
+    length, most, questions = args.sequence_length, args.max_targets, args.questions
     mix = parse_mix(args.tasks, IMAGE_TASKS)
-    expect_positive(args, "num_instances", "shard_size", "max_targets", "shared_sequences")
+    expect_positive(args, "num_instances", "shard_size", "max_targets", "questions", "shared_sequences")
     if not most <= length or length < 2:
         raise DataError(f"expected --max-targets ≤ --sequence-length ≥ 2, found {most} and {length}")
+    # A question of alr may leave a place alone that no other can use; so n questions need 3 n places at most.
+    if questions > 1 and questions * max(most, 3) > length:
+        places = f"{questions} × {max(most, 3)} places, or a smaller --max-targets"
+        raise DataError(f"--questions {questions}: expected --sequence-length of at least {places}, found {length}")
     if 0 != args.shared_pool < length:
         raise DataError(f"--shared-pool {args.shared_pool}: expected at least --sequence-length {length} pictures")
     sources = ingredients(args)
@@ -127,6 +149,7 @@ def main(arguments: list[str] | None = None):
     chosen = {
         "sequence_length": length,
         "max_targets": most,
+        "questions": questions,
         "seed": args.seed,
         "sources": "+".join(pool.facts["counts"]),
     }

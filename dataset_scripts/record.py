@@ -1,5 +1,5 @@
 """
-The record: one question and answer about one sequence, the same for images, clips and videos.
+The record: questions and answers about one sequence, one as a rule, the same for images, clips and videos.
 
 | column | type | meaning |
 |---|---|---|
@@ -112,9 +112,9 @@ def check(record: dict, pool_size: int | None = None):
     if is_image:
         right = all((length, unit) == (len(ids), "image") for _, length, unit in every)
         demand(right, "messages", f"marks out of {len(ids)} images", every)
-        asked = [found[0], found[-1]] if record["task"] == "iic" else [found[-1]]
-        for turn in asked:
-            demand([place for place, _, _ in turn] == list(targets), "messages", f"marks of targets {targets}", turn)
+        for role in ("user", "assistant") if record["task"] == "iic" else ("assistant",):
+            spoken = [place for turn, who in zip(found, roles, strict=True) if who == role for place, _, _ in turn]
+            demand(spoken == list(targets), "messages", f"the {role}'s marks of targets {targets}", spoken)
     else:
         lengths = {(length, unit) for _, length, unit in every}
         demand(

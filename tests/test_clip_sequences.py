@@ -66,6 +66,25 @@ def test_sequences_are_the_papers(built):
         assert [place / length for place, length, _ in marks(answer)] == [edge for span in spans for edge in span]
 
 
+def test_several_questions_about_a_sequence(source, tmp_path):
+    build(source, tmp_path, "--num-instances", "80", "--questions", "4")
+    captions = [clip["caption"].rstrip(".") for clip in rows(tmp_path, "clip_pool")]
+    assert all(len(row["messages"]) == 2 for row in rows(tmp_path, "dense_captioning"))
+    records = rows(tmp_path, "grounding")
+    for row in records:
+        shown = [captions[clip["clip"]] for clip in row["sequence"]]
+        texts = [message["content"] for message in row["messages"]]
+        asked = [[place for place, one in enumerate(shown) if one in question] for question in texts[::2]]
+        assert all(len(places) == 1 for places in asked)
+        places = [place for (place,) in asked]
+        assert len(set(places)) == len(places) == min(4, len(shown)) == len(row["targets"])
+        starts = [target["start"] for target in row["targets"]]
+        assert np.argsort(starts).tolist() == np.argsort(places).tolist()
+        said = [place / length for answer in texts[1::2] for place, length, _ in marks(answer)]
+        assert said == [edge for target in row["targets"] for edge in (target["start"], target["end"])]
+    assert {len(row["messages"]) for row in records} == {4, 6, 8}
+
+
 def test_frames_come_from_the_clip_of_their_time(built, source):
     samples = Samples.load(built, "dense_captioning", folders={"folder": source}, num_frames=24)
     for number in (0, 7):

@@ -75,33 +75,66 @@ def test_the_distribution_is_the_papers(built):
         assert len(asked) >= 18, "all templates are used"
 
 
+def spoken_of(task, shown, question, answer):
+    """
+    Targets of a question, and all places that are given away, as the templates' words say; captions of the 96 pictures
+    that are shown must belong to their places, in order.
+    """
+    targets = [place for place, _, _ in marks(answer)]
+    wanted = [shown[place - 1] for place in targets]
+    for text in (question, answer):
+        assert ".." not in text and ".?" not in text and "  " not in text and not text.endswith(" "), text
+        assert text[-1] in ".?" and "{" not in text
+    if task == "iig":
+        spots = [question.index(f"{caption}") for caption in wanted]
+        assert spots == sorted(spots)
+        if len(wanted) > 1:
+            assert f"The 1st caption is {wanted[0]}; the 2nd caption is {wanted[1]}" in question
+            assert question.endswith(f"{wanted[-1]}. {TEMPLATES['iig']['multi']['after'][2:]}")
+    elif task == "iic":
+        assert [place for place, _, _ in marks(question)] == targets
+        spots = [answer.index(caption) for caption in wanted]
+        between = [answer.index(f"[[{place}/96 image]]") for place in targets]
+        assert all(mark < spot for mark, spot in zip(between, spots, strict=True))
+        assert all(spot < mark for spot, mark in zip(spots, between[1:], strict=False))
+    else:
+        (target,) = targets
+        asked = target + 1 if " before " in question else target - 1
+        assert 1 <= asked <= 96 and shown[asked - 1] in question and wanted[0] in answer
+        assert marks(answer) == [(target, 96, "image")]
+        return targets, [asked, target]
+    return targets, targets
+
+
 def test_questions_and_answers_say_what_is_there(built, captions):
-    """Read back by the templates' words: captions belong to the places, in order."""
     for row in records(built):
-        (question, answer), length = (message["content"] for message in row["messages"]), len(row["sequence"])
-        assert length == 96 == len(set(row["sequence"]))
+        assert len(row["sequence"]) == 96 == len(set(row["sequence"]))
         shown = [captions[one].rstrip(".") for one in row["sequence"]]
-        wanted = [shown[place - 1] for place in row["targets"]]
-        if row["task"] == "iig":
-            spots = [question.index(f"{caption}") for caption in wanted]
-            assert spots == sorted(spots) and [place for place, _, _ in marks(answer)] == row["targets"]
-            if len(wanted) > 1:
-                assert f"The 1st caption is {wanted[0]}; the 2nd caption is {wanted[1]}" in question
-                assert question.endswith(f"{wanted[-1]}. {TEMPLATES['iig']['multi']['after'][2:]}")
-        elif row["task"] == "iic":
-            assert [place for place, _, _ in marks(question)] == row["targets"]
-            spots = [answer.index(caption) for caption in wanted]
-            between = [answer.index(f"[[{place}/96 image]]") for place in row["targets"]]
-            assert all(mark < spot for mark, spot in zip(between, spots, strict=True))
-            assert all(spot < mark for spot, mark in zip(spots, between[1:], strict=False))
-        else:
-            (target,) = row["targets"]
-            asked = target + 1 if " before " in question else target - 1
-            assert 1 <= asked <= 96 and shown[asked - 1] in question
-            assert wanted[0] in answer and marks(answer) == [(target, 96, "image")]
-        for text in (question, answer):
-            assert ".." not in text and ".?" not in text and "  " not in text and not text.endswith(" "), text
-            assert text[-1] in ".?" and "{" not in text
+        question, answer = (message["content"] for message in row["messages"])
+        assert spoken_of(row["task"], shown, question, answer)[0] == row["targets"]
+
+
+def test_no_question_about_a_sequence_gives_another_away(source, captions, tmp_path):
+    rows = records(build(source, tmp_path, "--num-instances", "90", "--questions", "19"))
+    for row in rows:
+        shown = [captions[one].rstrip(".") for one in row["sequence"]]
+        texts = [message["content"] for message in row["messages"]]
+        assert len(texts) == 38
+        turns = [spoken_of(row["task"], shown, *turn) for turn in zip(texts[::2], texts[1::2], strict=True)]
+        assert [target for targets, _ in turns for target in targets] == row["targets"]
+        every = [place for _, places in turns for place in places]
+        assert len(set(every)) == len(every)
+    assert len({row["messages"][2]["content"][:30] for row in rows}) > 20, "each question is worded anew"
+    first = {row["messages"][0]["content"] for row in records(build(source, tmp_path / "one", "--num-instances", "90"))}
+    assert first == {row["messages"][0]["content"] for row in rows}, "the first is the one that would be alone"
+
+
+def test_questions_about_neighbours_always_find_some(source, tmp_path):
+    """At worst a question leaves a place alone on either side, which no other can use."""
+    for length, questions in ((9, 3), (12, 4), (18, 6)):
+        options = ("--tasks", "alr", "--max-targets", "1", "--num-instances", "300")
+        sizes = ("--sequence-length", str(length), "--questions", str(questions))
+        assert len(records(build(source, tmp_path / str(length), *options, *sizes), "alr")) == 300
 
 
 def test_neighbours_that_do_not_exist_are_never_asked_for(source, tmp_path):
@@ -235,6 +268,9 @@ def test_draw_is_uniform_and_in_random_order():
         (("--tasks", "iig:0"), "a weight above 0"),
         (("--num-instances", "0"), "--num-instances: expected at least 1, found 0"),
         (("--seed", "-1"), "--seed: expected at least 0, found -1"),
+        (("--questions", "0"), "--questions: expected at least 1, found 0"),
+        (("--questions", "20"), "--questions 20: expected --sequence-length of at least 20 × 5 places.* found 96"),
+        (("--questions", "33", "--max-targets", "1"), "at least 33 × 3 places"),
         (("--max-targets", "97"), "--max-targets ≤ --sequence-length"),
         (("--sequence-length", "131"), "131 pictures of different captions are needed, the pool has 130"),
         (("--split", "test"), "expected pictures of split 'test' in folder at .* found none"),

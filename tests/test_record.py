@@ -82,6 +82,23 @@ def test_what_is_wrong_is_named(record, path, value, field):
         check(changed(record, path, value), 10)
 
 
+def test_targets_are_those_of_all_questions_in_order():
+    def turns(*places):
+        asked = [{"role": "user", "content": f"Describe [[{place}/4 image]]."} for place in places]
+        told = [{"role": "assistant", "content": f"[[{place}/4 image]]: a."} for place in places]
+        return {"messages": [turn for pair in zip(asked, told, strict=True) for turn in pair]}
+
+    for task in ("iic", "iig"):
+        check(IMAGES | {"task": task} | turns(4, 2))
+        for wrong in (turns(2, 4), turns(4), turns(4, 2, 3)):
+            with pytest.raises(DataError, match="messages"):
+                check(IMAGES | {"task": task} | wrong)
+    swapped = turns(4, 2)
+    swapped["messages"][0]["content"] = "Describe [[2/4 image]]."
+    with pytest.raises(DataError, match="the user's marks of targets"):
+        check(IMAGES | {"task": "iic"} | swapped)
+
+
 def test_a_question_about_places_has_their_marks():
     iic = IMAGES | {"task": "iic"}
     question = {"role": "user", "content": "Describe [[4/4 image]], [[2/4 image]]."}
