@@ -1,5 +1,6 @@
 import re
 import shutil
+from copy import deepcopy
 from types import SimpleNamespace
 
 import numpy as np
@@ -111,6 +112,15 @@ def test_a_batch_is_what_the_processor_gives_of_each_sample(sets, numbered, tiny
     assert ("video_time_input_ids" in batch) == (preset == "timechat")
     assert batch["about"]["samples"] == [{key: one[key] for key in ("id", "task", "source")} for one in about]
     assert batch["about"]["skipped"] == []
+
+
+def test_samples_of_which_nothing_is_learned_are_no_samples(mixture, processor):
+    processor = deepcopy(processor)
+    processor.chat_template = re.sub(r"{%-? (end)?generation -?%}", "", processor.chat_template)
+    with pytest.raises(DataError, match="expected tokens to learn, found none"):
+        Collator(processor, mixture.sets)(draws(mixture, 0))
+    about = Collator(processor, mixture.sets, on_problem="skip")(draws(mixture, 0, 30))["about"]
+    assert not about["samples"] and len(about["skipped"]) == 2
 
 
 def test_what_is_padded_is_not_learned(mixture, processor):

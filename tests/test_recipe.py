@@ -23,11 +23,20 @@ def read(tmp_path):
     return get
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_the_name_that_trl_documents_is_known(read):
+    _, settings = read(SMALL, "gradient_checkpointing=false", "gradient_checkpointing_kwargs={use_reentrant: true}")
+    args = SFTConfig(**settings | {"bf16": False, "use_cpu": True})
+    assert args.activation_checkpointing is False and args.activation_checkpointing_kwargs == {"use_reentrant": True}
+    assert read(SMALL)[1]["activation_checkpointing"] is True, "TRL's default"
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")  # of names that will go
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_one(path):
     recipe, settings = read_recipe(str(path))
     assert recipe.data and recipe.model and settings["output_dir"]
-    SFTConfig(**settings | {"bf16": False, "use_cpu": True, "gradient_checkpointing": False})
+    SFTConfig(**settings | {"bf16": False, "use_cpu": True, "activation_checkpointing": False})
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# accelerate launch "), "how it is started comes first"
     named = re.findall(r"train/[\w/]+\.yaml", text)
@@ -223,7 +232,7 @@ def test_a_run_is_noted(go_on):
         "per_device_train_batch_size=2",
         "gradient_accumulation_steps=4",
         "gradient_checkpointing=false",
-        "activation_checkpointing=true",
+        "activation_checkpointing=false",
         "attn_implementation=eager",
         "dataloader_num_workers=3",
         "dataloader_prefetch_factor=3",

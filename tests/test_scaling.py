@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from accelerate.utils import FullyShardedDataParallelPlugin, prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from datasets import load_dataset
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
@@ -30,6 +31,7 @@ from train import sft
 from train.adapter import load_for_training, load_weights, merge, parameter_table, prepare_base
 from train.collator import Collator, Pictures
 from train.recipe import read_recipe
+from train.sharding import make_ready
 from train.trainer import SequenceTrainer
 
 
@@ -45,7 +47,7 @@ SETTINGS = {
     "lora_dropout": 0.0,
     "dtype": "float32",
     "bf16": False,
-    "gradient_checkpointing": False,
+    "activation_checkpointing": False,
     "per_device_train_batch_size": 4,
     "max_steps": 4,
     "save_steps": 2,
@@ -192,7 +194,7 @@ def test_a_split_model_computes_in_bfloat16_and_adds_up_in_float32(config, recip
     """accelerate's own settings round what FSDP returns: losses of 6.03 become 6.02 or 6.04."""
     if config.startswith("zero") and not HAS_DEEPSPEED:
         pytest.skip("deepspeed is not installed")
-    low = [f"model={phase1}", "dtype=bfloat16", "bf16=true", "gradient_checkpointing=true", "max_steps=2"]
+    low = [f"model={phase1}", "dtype=bfloat16", "bf16=true", "activation_checkpointing=true", "max_steps=2"]
     whole = history(alone(recipe, tmp_path / "alone", *low))
     found = history(together(config, recipe, tmp_path / config, *low))
     np.testing.assert_allclose(found[:, 0], whole[:, 0], rtol=0, atol=1e-3)
@@ -284,6 +286,14 @@ def test_quantized_weights_are_not_merged_with(tiny_folder, recipe, tmp_path):
     (tmp_path / "run" / "adapter_config.json").write_text(json.dumps(described))
     with pytest.raises(DataError, match="full precision"):
         merge(tmp_path / "run", tmp_path / "merged")
+
+
+def test_fsdp_that_would_save_no_adapter_is_refused():
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="SHARDED_STATE_DICT")
+    accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+    trainer = SimpleNamespace(is_fsdp_enabled=True, accelerator=accelerator, model=torch.nn.Linear(1, 1))
+    with pytest.raises(DataError, match="fsdp_state_dict_type: expected FULL_STATE_DICT.* found SHARDED_STATE_DICT"):
+        make_ready(trainer)
 
 
 def commands(path: Path) -> list[str]:

@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from dataset_scripts import annotated_videos, clip_sequences, image_sequences
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeForConditionalGeneration
-from train import card, sft
+from train import card, sft, watching
 
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +57,7 @@ def recipe(sets, tiny_folder, tmp_path):
             "dtype": "float32",
             "bf16": False,
             "use_cpu": True,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
             "per_device_train_batch_size": 4,
             "learning_rate": 1e-2,
             "logging_steps": 1,
@@ -314,13 +314,49 @@ def test_what_is_missing_is_made_first(recipe, tmp_path, monkeypatch, capsys):
         sft.main([recipe(prepare={str(tmp_path / "nothing"): "examples.make_tiny_model --help"})])
 
 
+def test_what_fills_no_update_is_told(recipe, sets, capsys):
+    data = [{"path": str(sets), "config": ["iig", "iic", "alr"], "count": 23}]
+    sft.main([recipe(data=data, max_steps=1)])
+    assert "as they fill no update of 4: 3\n" in capsys.readouterr().out
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_error(recipe, tmp_path):
+    file, run = recipe(max_steps=1, save_strategy="no"), tmp_path / "run"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"adapter_model\.safetensors: not written, earlier checkpoints are as they"):
+            sft.main([file])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name for path in run.iterdir()} == {"run.json"}
+    sft.main([file])
+    assert (run / "adapter_model.safetensors").is_file()
+
+
+def test_several_gpus_need_a_launcher(recipe, monkeypatch):
+    monkeypatch.setattr(sft.SFTConfig, "n_gpu", 2)
+    with pytest.raises(DataError, match="expected a process for each of 2 GPUs: accelerate launch"):
+        sft.main([recipe()])
+
+
+def test_of_held_out_dialogues_the_first_question_counts(recipe, tmp_path, monkeypatch):
+    questions = ["--num-instances", "8", "--min-clips", "3", "--max-clips", "3", "--questions", "3"]
+    clip_sequences.main(["--source", WORLD, "--output", str(tmp_path / "held"), "--num-proc", "1", *questions])
+    truths = []
+    monkeypatch.setattr(watching, "score", lambda found, true: truths.extend(true.values()) or {"r1@0.5": 0, "miou": 0})
+    held_out = {"path": str(tmp_path / "held"), "config": "grounding", "count": 4, "steps": 1}
+    sft.main([recipe(held_out=held_out, max_steps=1)])
+    assert len(truths) == 4 and all(len(windows) == 1 for windows in truths)
+
+
 def test_low_precision_needs_autocast(recipe):
     with pytest.raises(DataError, match="dtype: bfloat16 needs bf16"):
         sft.main([recipe(dtype="bfloat16")])
 
 
 def test_bfloat16_with_checkpointing_trains(recipe, tmp_path):
-    sft.main([recipe(dtype="bfloat16", bf16=True, gradient_checkpointing=True, max_steps=3)])
+    sft.main([recipe(dtype="bfloat16", bf16=True, activation_checkpointing=True, max_steps=3)])
     assert len(history(tmp_path / "run")) == 3
     assert all(
         value.dtype == torch.float32 for value in load_file(tmp_path / "run" / "adapter_model.safetensors").values()
@@ -330,7 +366,7 @@ def test_bfloat16_with_checkpointing_trains(recipe, tmp_path):
 def test_checkpointing_changes_no_number(recipe, tmp_path):
     file = recipe(max_steps=3)
     sft.main([file, f"output_dir={tmp_path / 'plain'}"])
-    sft.main([file, f"output_dir={tmp_path / 'checkpointed'}", "gradient_checkpointing=true"])
+    sft.main([file, f"output_dir={tmp_path / 'checkpointed'}", "activation_checkpointing=true"])
     for one, other in zip(history(tmp_path / "plain"), history(tmp_path / "checkpointed"), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)

@@ -28,7 +28,7 @@ from transformers import BitsAndBytesConfig
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from dataset_scripts.command import run
-from dataset_scripts.files import replacing
+from dataset_scripts.files import remove_parts, replacing
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeConfig, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
 from modeling_seq2time.time_notation import get_notation
@@ -92,6 +92,7 @@ def prepare_base(recipe: Recipe, output: Path) -> Path:
         return folder
     if (ours / "config.json").is_file():
         return ours
+    remove_parts(ours)
     model = load_weights(folder)
     processor = Seq2TimeProcessor.from_pretrained(start)
     model.add_time_tokens(processor.tokenizer, notation.name, **notation.options)
@@ -226,6 +227,7 @@ def merge(folder: Path, output: Path, dtype: str = "auto"):
         raise DataError(f"{folder}: expected an adapter with an adapter_config.json")
     if output.exists():
         raise DataError(f"{output}: expected a folder that isn't there yet")
+    remove_parts(output)
     base = load_weights(base_of(folder), dtype=dtype)
     if hasattr(base.config, "quantization_config"):
         raise DataError(f"{base_of(folder)}: expected weights of full precision to merge with, found quantized ones")

@@ -32,7 +32,7 @@ def bill(recipe: Recipe, settings: dict, options) -> str:
         gpus=int(gpus),
         gpu=kind,
         sharding=options.sharding,
-        checkpointing=bool(known["gradient_checkpointing"]),
+        checkpointing=known["activation_checkpointing"],
         lora_rank=recipe.lora_rank,
         lora_targets=tuple(recipe.lora_targets),
         trained_rows=len(get_notation(notation, **recipe.time_notation_options or {}).tokens),

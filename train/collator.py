@@ -21,7 +21,7 @@ from modeling_seq2time import Seq2TimeProcessor
 from modeling_seq2time.video_decoding import VideoDecodingError
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 
-from .conversation import IGNORED, as_chat, encode
+from .conversation import IGNORED, NOTHING_LEARNED, as_chat, encode
 
 
 UNREADABLE = (DataError, VideoDecodingError, OSError)
@@ -118,6 +118,8 @@ class Collator:
             frames, known = pictures.frames_of(own, lambda: samples.clip_frames(sequence, sampling))
         metadata = Seq2TimeVideoMetadata(**known)
         ((ids, labels),) = encode(self.processor, [as_chat(self.processor, record["messages"], metadata)])
+        if labels.count(IGNORED) == len(labels):
+            raise DataError(NOTHING_LEARNED)
         if self.max_length and len(ids) > self.max_length:
             raise TooLong(f"expected at most max_length={self.max_length} tokens, found {len(ids)}")
         crop = cropping if (self.crop_images if is_image else self.crop) else None

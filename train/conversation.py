@@ -9,6 +9,7 @@ from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 
 
 IGNORED = -100
+NOTHING_LEARNED = "expected tokens to learn, found none; a chat template marks {% generation %}"
 
 
 def as_chat(processor: Seq2TimeProcessor, messages: list[dict], metadata: Seq2TimeVideoMetadata) -> list[dict]:

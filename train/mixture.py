@@ -15,7 +15,7 @@ from dataset_scripts.samples import Samples, pool_of
 from modeling_seq2time import Seq2TimeProcessor
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 
-from .conversation import IGNORED, as_chat, encode
+from .conversation import IGNORED, NOTHING_LEARNED, as_chat, encode
 from .recipe import Source
 
 
@@ -201,7 +201,7 @@ def _measured(batch: dict, samples: Samples, processor: Seq2TimeProcessor) -> di
         if found["answers"][place]:
             found["length"][place] = len(ids)
         else:
-            found["problem"][place] = "expected tokens to learn, found none; a chat template marks {% generation %}"
+            found["problem"][place] = NOTHING_LEARNED
     return found
 
 

@@ -121,6 +121,7 @@ class Recipe:
 # Settings of SFTConfig that differ here: nothing is prepared or cut by TRL, every part is used in every step.
 OURS = {
     "max_length": 2048,
+    "activation_checkpointing": True,
     "ddp_find_unused_parameters": False,
     "remove_unused_columns": False,
     "dataset_kwargs": {"skip_prepare_dataset": True},
@@ -133,7 +134,11 @@ UNUSED = {
     *("eos_token", "pad_token", "model_init_kwargs", "load_best_model_at_end", "eval_strategy"),
     *("resume_from_checkpoint", "save_only_model", "push_to_hub", "hub_model_id", "hub_strategy", "hub_revision"),
 }
-SETTINGS = {one.name for one in fields(SFTConfig)} - UNUSED - set(OURS) | {"max_length"}
+SETTINGS = {one.name for one in fields(SFTConfig)} - UNUSED - set(OURS) | {"max_length", "activation_checkpointing"}
+RENAMED = {  # in transformers, which warns of the names that TRL documents
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
 
 
 def read_recipe(path: str, overrides: list[str] = ()) -> tuple[Recipe, dict]:
@@ -148,6 +153,7 @@ def read_recipe(path: str, overrides: list[str] = ()) -> tuple[Recipe, dict]:
         _override(found, text)
 
     _expect_keys(path, Recipe, found, SETTINGS)
+    found = {RENAMED.get(key, key): value for key, value in found.items()}
     if not isinstance(found["data"], list) or not found["data"]:
         raise DataError(f"{path}, data: expected a list of data sets, found {found['data']!r:.80}")
     found["data"] = [_source(f"{path}, data.{place}", one, Source) for place, one in enumerate(found["data"])]
@@ -227,7 +233,7 @@ def _override(found: dict, text: str):
 FREE = (
     *("output_dir", "prepare", "held_out", "max_loss", "preset", "attn_implementation", "use_cpu"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "dataset_num_proc"),
-    *("gradient_checkpointing", "activation_checkpointing", "on_problem", "on_long"),
+    *("activation_checkpointing", "on_problem", "on_long"),
     *("save_", "log_", "logging_", "dataloader_", "hub_", "push_to_hub", "report_to", "run_name", "project"),
     *("trackio_", "disable_tqdm", "ddp_", "torch_empty_cache_steps", "skip_memory_metrics"),
 )

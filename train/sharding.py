@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 import trl.trainer.utils
 from torch import nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, StateDictType
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -32,6 +32,9 @@ def split_by(args: SFTConfig) -> str | None:
 def make_ready(trainer: SFTTrainer):
     """To be called before the trainer's model is split."""
     plugin, model = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None, trainer.model
+    if plugin and plugin.state_dict_type != StateDictType.FULL_STATE_DICT:
+        found = plugin.state_dict_type.name
+        raise DataError(f"fsdp_state_dict_type: expected FULL_STATE_DICT, of which adapters are saved, found {found}")
     model.get_base_model().register_forward_pre_hook(gather_head)
     keep_exact(model)  # TRL rounds what trains of a quantized model to bfloat16, where small steps are lost
     if plugin and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):

@@ -10,6 +10,7 @@ from dataset_scripts.items import DataError
 from dataset_scripts.samples import Samples
 from evaluation.grounding import score
 from modeling_seq2time import Seq2TimeForConditionalGeneration, Seq2TimeProcessor
+from modeling_seq2time.time_notation import marks
 
 from .recipe import HeldOut
 
@@ -20,7 +21,7 @@ SEARCH_STEPS = 32  # branches of a search that are looked at: a model that knows
 
 
 class HeldOutQuestions:
-    """Grounding records that the model is asked about while it trains; each process asks its share."""
+    """Grounding records whose first question the model is asked while it trains; each process asks its share."""
 
     def __init__(self, settings: HeldOut, processor: Seq2TimeProcessor):
         video = processor.video_processor
@@ -52,7 +53,8 @@ class HeldOutQuestions:
                 video_kwargs={"video_metadata": [sample["metadata"]], "do_sample_frames": False},
             )
             answer = model.ground(self.processor, watched, "", prompt=question, search_steps=SEARCH_STEPS)
-            windows = [(target["start"] * length, target["end"] * length) for target in sample["targets"]]
+            answered = len(marks(sample["messages"][1]["content"])) // 2  # windows of the first question, of several
+            windows = [(one["start"] * length, one["end"] * length) for one in sample["targets"][:answered]]
             asked.append((number, question, [(moment.start, moment.end) for moment in answer], windows))
         asked = sorted(gather_object(asked))
         figures = score({row[0]: row[2] for row in asked}, {row[0]: row[3] for row in asked})
