@@ -80,7 +80,7 @@ def spoken_of(task, shown, question, answer):
     Targets of a question, and all places that are given away, as the templates' words say; captions of the 96 pictures
     that are shown must belong to their places, in order.
     """
-    targets = [place for place, _, _ in marks(answer)]
+    targets = [int(place) for place, _, _ in marks(answer)]
     wanted = [shown[place - 1] for place in targets]
     for text in (question, answer):
         assert ".." not in text and ".?" not in text and "  " not in text and not text.endswith(" "), text
