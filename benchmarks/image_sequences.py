@@ -97,7 +97,14 @@ def growth(source: Path, work: Path, instances: int, rounds: int = 7) -> float:
     pool = build_pool(
         [Ingredient(parse_source(f"llava_recap={source}"), source, None)], "pictures", "train", work, "stop"
     )
-    options = {"sequence_length": 96, "max_targets": 5, "seed": 0, "sources": "llava_recap", "shared_pool": 0}
+    options = {
+        "sequence_length": 96,
+        "max_targets": 5,
+        "questions": 1,
+        "seed": 0,
+        "sources": "llava_recap",
+        "shared_pool": 0,
+    }
     times: dict[int, list[float]] = {instances // 100: [], instances: []}
     for _ in range(rounds):
         for total, spent in times.items():

@@ -48,8 +48,7 @@ FRAMES, POOL = 96, 100
 IMAGE_BATCH, VIDEO_BATCH, BATCHES = 8, 4, 8  # sequences of a batch; batches of a pool, among which lengths are grouped
 TOKENS_PER_WORD = 1.3  # LLaMA's, of English
 CAPTION_WORDS, CAPTION_SPREAD = 180, 0.3  # of LLaVA-ReCap's captions, and the sigma of their logarithm: our guess
-MAX_TARGETS = 5  # of `dataset_scripts.image_sequences`
-QUESTIONS = (2, 4)  # about a sequence; more are longer than LLaMA-2's 4 096 tokens
+QUESTIONS = (2, 4)  # about a sequence
 EVENTS, EVENT_TOKENS = (2, 16), 28  # of a video's dense captioning: two times and a dozen words each
 MARK_TOKENS = 4  # <0><7><2><9>
 FRAME_TOKENS = 6  # the same, a comma and a space
@@ -108,7 +107,7 @@ def build(layers: list[int], scale: int, device: torch.device) -> PeftModel:
     return model.train()
 
 
-def image_length(rng: np.random.Generator, words: float, base: int, questions: int) -> Length:
+def image_length(rng: np.random.Generator, words: float, base: int, questions: int, max_targets: int) -> Length:
     """Of so many questions of `iig`, `iic` or `alr`, captions being of about so many words, behind `base` tokens."""
 
     def caption(place: int) -> str:
@@ -118,17 +117,17 @@ def image_length(rng: np.random.Generator, words: float, base: int, questions: i
         times = len(marks(text))  # of two words each
         return round(TOKENS_PER_WORD * (len(text.split()) - 2 * times)) + MARK_TOKENS * times
 
-    _, messages = converse(rng.choice(IMAGE_TASKS), rng, FRAMES, questions, MAX_TARGETS, caption)
+    _, messages = converse(rng.choice(IMAGE_TASKS), rng, FRAMES, questions, max_targets, caption)
     asked, answered = (sum(tokens(one["content"]) for one in messages[first::2]) for first in (0, 1))
     return Length(base + asked + TURN_TOKENS * (questions - 1), answered + 2 * questions)
 
 
-def video_length(rng: np.random.Generator, words: float, base: int, questions: int) -> Length:
+def video_length(rng: np.random.Generator, words: float, base: int, *rest) -> Length:
     """Of a sample of dense captioning."""
     return Length(base + 20, int(rng.integers(*EVENTS, endpoint=True)) * EVENT_TOKENS + 2)
 
 
-def question_length(rng: np.random.Generator, words: float, base: int, questions: int) -> Length:
+def question_length(rng: np.random.Generator, words: float, base: int, *rest) -> Length:
     """Of a sample of grounding."""
     return Length(base + 25 + int(rng.integers(8, 20)), 2 * MARK_TOKENS + 10)
 
@@ -227,17 +226,18 @@ def main():
     parser.add_argument("--layers", type=int, nargs=3, default=[4, 1, 3], metavar=("VISION", "QFORMER", "LLM"))
     parser.add_argument("--scale", type=int, choices=(1, 2, 4, 8), default=8)
     parser.add_argument("--words", type=float, default=CAPTION_WORDS, help="of a caption; 12 as miniworld's")
+    parser.add_argument("--max-targets", type=int, default=5, help="as of `dataset_scripts.image_sequences`")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", choices=("images", "questions about a video", "videos"), help="one kind of step")
     parser.add_argument("--apart", action="store_true", help="each of our changes alone, too")
-    parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--device", type=torch.device, default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(1)
     frames, pool = FRAMES // args.scale, POOL // args.scale
     model = build(args.layers, args.scale, args.device)
-    if args.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+    if args.activation_checkpointing:
+        model.activation_checkpointing_enable()
     config = model.get_base_model().config
     base = PROMPT_TOKENS + VIDEO_TOKENS + FRAME_TOKENS * FRAMES
 
@@ -261,7 +261,9 @@ def main():
 
             def batch_of(way: Way, length=length, size=size, pool=pool) -> dict:
                 rng = np.random.default_rng(0)
-                lengths = [length(rng, args.words, base, way.questions) for _ in range(size * BATCHES)]
+                lengths = [
+                    length(rng, args.words, base, way.questions, args.max_targets) for _ in range(size * BATCHES)
+                ]
                 lengths = [Length(one.prompt // args.scale, one.answer // args.scale) for one in lengths]
                 return make_batch(config, typical(lengths, size, way.grouped), frames, pool, way.shared)
 

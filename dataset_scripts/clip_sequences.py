@@ -37,17 +37,25 @@ def timeline(durations: list[float], rates: list[float]) -> tuple[list[float], f
 
 
 def converse(
-    task: str, rng: np.random.Generator, spans: list[tuple[float, float]], length: float, captions: list[str], most: int
+    task: str,
+    rng: np.random.Generator,
+    spans: list[tuple[float, float]],
+    length: float,
+    captions: list[str],
+    questions: int,
 ):
     """
-    Targets and messages about events at these seconds of a video of this length. Of grounding, there are questions
-    about at most so many events.
+    Targets and messages about events at these seconds of a video of this length. Of grounding, there are at most so
+    many questions, none about a neighbour of another's event, which would give away where it starts or ends.
     """
     times = [(mark(start, length, "s"), mark(end, length, "s")) for start, end in spans]
     targets = [{"start": start / length, "end": end / length} for start, end in spans]
     words = TEMPLATES[task]
     if task == "grounding":
-        asked = rng.choice(len(spans), min(most, len(spans)), replace=False).tolist()
+        asked = []
+        for one in rng.permutation(len(spans)).tolist():
+            if len(asked) < questions and not {one - 1, one + 1} & set(asked):
+                asked.append(one)
         turns = [
             (fill(pick(rng, words["questions"]), captions[one]), fill(words["answer"], " - ".join(times[one])))
             for one in asked
@@ -156,7 +164,7 @@ def main(arguments: list[str] | None = None):
     options.add_argument("--tasks", default=",".join(CLIP_TASKS), help="equal parts, or weights: grounding:2")
     options.add_argument("--min-clips", type=int, default=2)
     options.add_argument("--max-clips", type=int, default=10)
-    questions_help = "of grounding: about each sequence, in one dialogue; as many as it has clips, if those are fewer"
+    questions_help = "of grounding: about each sequence, in one dialogue; fewer where their events would be neighbours"
     options.add_argument("--questions", type=int, default=1, metavar="N", help=questions_help)
     options.add_argument("--max-rate", type=float, default=2.0, help="rates are log-uniform from 1/RATE to RATE")
     options.add_argument("--shared-pool", type=int, default=0, metavar="CLIPS", help="draw groups from small pools")

@@ -1,6 +1,7 @@
 """Atomic writes: a file or folder is there whole or not at all."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def remove_parts(path: Path):
     """Removes what a process that was killed while it wrote left of a file or folder."""
-    for part in path.parent.glob(f".{path.name}.*.part"):
-        shutil.rmtree(part) if part.is_dir() else part.unlink()
+    for part in path.parent.iterdir() if path.parent.is_dir() else ():
+        if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+\.part", part.name):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
 
 
 @contextmanager

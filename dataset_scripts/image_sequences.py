@@ -35,7 +35,7 @@ def draw(rng: np.random.Generator, candidates: np.ndarray | int, caption_keys: n
     raise DataError(f"a sequence needs {count} pictures of different captions, the pool has {len(first)}")
 
 
-def ask(task: str, rng: np.random.Generator, length: int, most: int, left: list[int], caption):
+def ask(task: str, rng: np.random.Generator, length: int, max_targets: int, left: list[int], caption):
     """
     Targets, places that are spoken of, question and answer about a sequence. It speaks of places that are `left`, has
     at most so many targets, and `caption(place)` is the caption of the picture there.
@@ -51,7 +51,7 @@ def ask(task: str, rng: np.random.Generator, length: int, most: int, left: list[
         answer = fill(pick(rng, TEMPLATES["alr"]["answers"]), mark(target, length, "image"), caption(target))
         return [target], {asked, target}, question, answer
 
-    count = int(rng.integers(1, most + 1))
+    count = int(rng.integers(1, max_targets + 1))
     targets = [int(place) for place in rng.choice(left, count, replace=False)]
     places = [mark(target, length, "image") for target in targets]
     words = TEMPLATES[task]["single" if count == 1 else "multi"]
@@ -69,11 +69,11 @@ def ask(task: str, rng: np.random.Generator, length: int, most: int, left: list[
     return targets, {*targets}, closed(question + listed(places)), " ".join(told)
 
 
-def converse(task: str, rng: np.random.Generator, length: int, questions: int, most: int, caption):
+def converse(task: str, rng: np.random.Generator, length: int, questions: int, max_targets: int, caption):
     """Targets and messages of so many questions. None speaks of a place that an earlier one gave away."""
     left, found, messages = list(range(1, length + 1)), [], []
     for _ in range(questions):
-        targets, spoken_of, question, answer = ask(task, rng, length, most, left, caption)
+        targets, spoken_of, question, answer = ask(task, rng, length, max_targets, left, caption)
         left = [place for place in left if place not in spoken_of]
         found += targets
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -132,10 +132,12 @@ def main(arguments: list[str] | None = None):
     expect_positive(args, "num_instances", "shard_size", "max_targets", "questions", "shared_sequences")
     if not most <= length or length < 2:
         raise DataError(f"expected --max-targets ≤ --sequence-length ≥ 2, found {most} and {length}")
-    # A question of alr may leave a place alone that no other can use; so n questions need 3 n places at most.
-    if questions > 1 and questions * max(most, 3) > length:
-        places = f"{questions} × {max(most, 3)} places, or a smaller --max-targets"
-        raise DataError(f"--questions {questions}: expected --sequence-length of at least {places}, found {length}")
+    # A question of alr may leave a place alone that no other can use; so n of them need 3 n places at most.
+    needed = max(3 if "alr" in mix else 1, most if set(mix) - {"alr"} else 1)
+    if questions > 1 and questions * needed > length:
+        why = "3 of each for alr" if needed == 3 != most else f"--max-targets {most} of each"
+        expected = f"--sequence-length of at least {questions * needed}, {why}"
+        raise DataError(f"--questions {questions}: expected {expected}, found {length}")
     if 0 != args.shared_pool < length:
         raise DataError(f"--shared-pool {args.shared_pool}: expected at least --sequence-length {length} pictures")
     sources = ingredients(args)

@@ -1,7 +1,7 @@
 """
 python -m dataset_scripts.preview DIR CONFIG [--number 0] --output sheet.png
 
-Draws one record: a contact sheet of its sequence with numbered pictures, targets framed, and its question and answer
+Draws one record: a contact sheet of its sequence with numbered pictures, targets framed, and its questions and answers
 below.
 """
 

@@ -11,9 +11,9 @@ The record: questions and answers about one sequence, one as a rule, the same fo
 | `targets` | images: list of int32; clips: list of {start, end}: float64 | 1-based places; fractions of the sequence |
 | `messages` | list of {role, content} | turns with time marks `[[7/96 image]]`, `[[12.3/60.5 s]]` |
 
-A video is a sequence of one clip at rate 1. A clip's `rate` stretches its share of the timeline: a clip of d seconds
-takes d × rate. `check` holds a record to this, and its marks to its targets; every builder calls it before it writes,
-and `Samples` and `publish` when they read.
+Targets are those of all answers, in order. A video is a sequence of one clip at rate 1. A clip's `rate` stretches its
+share of the timeline: a clip of d seconds takes d × rate. `check` holds a record to this, and its marks to its targets;
+every builder calls it before it writes, and `Samples` and `publish` when they read.
 """
 
 from itertools import pairwise
@@ -112,9 +112,11 @@ def check(record: dict, pool_size: int | None = None):
     if is_image:
         right = all((length, unit) == (len(ids), "image") for _, length, unit in every)
         demand(right, "messages", f"marks out of {len(ids)} images", every)
-        for role in ("user", "assistant") if record["task"] == "iic" else ("assistant",):
-            spoken = [place for turn, who in zip(found, roles, strict=True) if who == role for place, _, _ in turn]
-            demand(spoken == list(targets), "messages", f"the {role}'s marks of targets {targets}", spoken)
+        asked, answered = ([[place for place, _, _ in turn] for turn in found[first::2]] for first in (0, 1))
+        told = [place for turn in answered for place in turn]
+        demand(all(answered) and told == list(targets), "messages", f"marks of targets {targets} in answers", answered)
+        if record["task"] == "iic":
+            demand(asked == answered, "messages", f"marks in each question as in its answer, {answered}", asked)
     else:
         lengths = {(length, unit) for _, length, unit in every}
         demand(

@@ -173,9 +173,10 @@ def test_a_base_without_the_notation_is_copied_once_with_it(tmp_path):
     assert prepare_base(recipe(tmp_path / "text"), tmp_path / "out") == tmp_path / "text"
     assert prepare_base(recipe(tmp_path / "text", time_notation="text"), tmp_path / "out") == tmp_path / "text"
     wanted = recipe(tmp_path / "text", time_notation="rpt")
-    (tmp_path / "out" / ".base.99.part").mkdir(parents=True)  # what a killed process leaves
+    for name in (".base.99.part", ".base.other.99.part"):  # what a killed process leaves, and another one writes
+        (tmp_path / "out" / name).mkdir(parents=True)
     base = prepare_base(wanted, tmp_path / "out")
-    assert [path.name for path in base.parent.iterdir()] == ["base"]
+    assert sorted(path.name for path in base.parent.iterdir()) == [".base.other.99.part", "base"]
     assert base == tmp_path / "out" / "base"
     written = (base / "model.safetensors").stat().st_mtime_ns
     assert prepare_base(wanted, tmp_path / "out") == base and (base / "model.safetensors").stat().st_mtime_ns == written

@@ -77,12 +77,15 @@ def test_several_questions_about_a_sequence(source, tmp_path):
         asked = [[place for place, one in enumerate(shown) if one in question] for question in texts[::2]]
         assert all(len(places) == 1 for places in asked)
         places = [place for (place,) in asked]
-        assert len(set(places)) == len(places) == min(4, len(shown)) == len(row["targets"])
+        assert len(places) == len(row["targets"]) and not any(
+            abs(a - b) < 2 for a, b in itertools.combinations(places, 2)
+        )
+        assert (len(shown) + 2) // 3 <= len(places) <= (len(shown) + 1) // 2
         starts = [target["start"] for target in row["targets"]]
         assert np.argsort(starts).tolist() == np.argsort(places).tolist()
         said = [place / length for answer in texts[1::2] for place, length, _ in marks(answer)]
         assert said == [edge for target in row["targets"] for edge in (target["start"], target["end"])]
-    assert {len(row["messages"]) for row in records} == {4, 6, 8}
+    assert {len(row["messages"]) for row in records} == {2, 4, 6}
 
 
 def test_frames_come_from_the_clip_of_their_time(built, source):

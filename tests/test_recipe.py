@@ -28,7 +28,14 @@ def test_the_name_that_trl_documents_is_known(read):
     _, settings = read(SMALL, "gradient_checkpointing=false", "gradient_checkpointing_kwargs={use_reentrant: true}")
     args = SFTConfig(**settings | {"bf16": False, "use_cpu": True})
     assert args.activation_checkpointing is False and args.activation_checkpointing_kwargs == {"use_reentrant": True}
+    assert args.gradient_checkpointing is False, "which TRL reads"
     assert read(SMALL)[1]["activation_checkpointing"] is True, "TRL's default"
+    order = ("gradient_checkpointing=true", "activation_checkpointing=false")
+    assert read(SMALL, *order)[1]["activation_checkpointing"] is False, "the last one holds"
+    with pytest.raises(DataError, match="activation_checkpointing or its old name gradient_checkpointing, found both"):
+        read(SMALL + "gradient_checkpointing: true\nactivation_checkpointing: true\n")
+    with pytest.raises(DataError, match="activation_checkpointing: expected true or false, found None"):
+        read(SMALL, "activation_checkpointing=null")
 
 
 @pytest.mark.filterwarnings("error::FutureWarning")  # of names that will go

@@ -93,10 +93,16 @@ def test_targets_are_those_of_all_questions_in_order():
         for wrong in (turns(2, 4), turns(4), turns(4, 2, 3)):
             with pytest.raises(DataError, match="messages"):
                 check(IMAGES | {"task": task} | wrong)
-    swapped = turns(4, 2)
-    swapped["messages"][0]["content"] = "Describe [[2/4 image]]."
-    with pytest.raises(DataError, match="the user's marks of targets"):
-        check(IMAGES | {"task": "iic"} | swapped)
+    for place, text in ((0, "Describe [[2/4 image]]."), (0, "Describe [[4/4 image]], [[2/4 image]]."), (2, "And now?")):
+        others = turns(4, 2)
+        others["messages"][place]["content"] = text
+        with pytest.raises(DataError, match="marks in each question as in its answer"):
+            check(IMAGES | {"task": "iic"} | others)
+    for one, other in (("[[4/4 image]], [[2/4 image]]", "A dog."), ("A dog.", "[[4/4 image]], [[2/4 image]]")):
+        others = turns(4, 2)
+        others["messages"][1]["content"], others["messages"][3]["content"] = one, other
+        with pytest.raises(DataError, match="marks of targets .* in answers"):
+            check(IMAGES | {"task": "iig"} | others)
 
 
 def test_a_question_about_places_has_their_marks():

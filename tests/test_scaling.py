@@ -17,7 +17,7 @@ import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import FullyShardedDataParallelPlugin, prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from accelerate.utils import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from datasets import load_dataset
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
@@ -31,7 +31,7 @@ from train import sft
 from train.adapter import load_for_training, load_weights, merge, parameter_table, prepare_base
 from train.collator import Collator, Pictures
 from train.recipe import read_recipe
-from train.sharding import make_ready
+from train.sharding import split_by
 from train.trainer import SequenceTrainer
 
 
@@ -288,12 +288,14 @@ def test_quantized_weights_are_not_merged_with(tiny_folder, recipe, tmp_path):
         merge(tmp_path / "run", tmp_path / "merged")
 
 
-def test_fsdp_that_would_save_no_adapter_is_refused():
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, state_dict_type="SHARDED_STATE_DICT")
-    accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
-    trainer = SimpleNamespace(is_fsdp_enabled=True, accelerator=accelerator, model=torch.nn.Linear(1, 1))
+def test_fsdp_that_would_save_no_adapter_is_refused(monkeypatch):
+    for name, value in (("ACCELERATE_USE_FSDP", "true"), ("FSDP_VERSION", "2")):
+        monkeypatch.setenv(name, value)
+    args = SimpleNamespace(deepspeed_plugin=None)
     with pytest.raises(DataError, match="fsdp_state_dict_type: expected FULL_STATE_DICT.* found SHARDED_STATE_DICT"):
-        make_ready(trainer)
+        split_by(args)
+    monkeypatch.setenv("FSDP_STATE_DICT_TYPE", "FULL_STATE_DICT")
+    assert split_by(args) == "fsdp"
 
 
 def commands(path: Path) -> list[str]:

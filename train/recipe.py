@@ -149,11 +149,13 @@ def read_recipe(path: str, overrides: list[str] = ()) -> tuple[Recipe, dict]:
         raise DataError(f"{path}: expected YAML, found: {error}") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: expected `key: value` lines, found {type(found).__name__}")
+    for old, new in RENAMED.items():
+        if old in found and new in found:
+            raise DataError(f"{path}: expected {new} or its old name {old}, found both")
+    found = {RENAMED.get(key, key): value for key, value in found.items()}
     for text in overrides:
         _override(found, text)
-
     _expect_keys(path, Recipe, found, SETTINGS)
-    found = {RENAMED.get(key, key): value for key, value in found.items()}
     if not isinstance(found["data"], list) or not found["data"]:
         raise DataError(f"{path}, data: expected a list of data sets, found {found['data']!r:.80}")
     found["data"] = [_source(f"{path}, data.{place}", one, Source) for place, one in enumerate(found["data"])]
@@ -204,7 +206,7 @@ def _expect_types(path: str, settings: dict):
         value = settings.get(one.name)
         if value is False and one.name.endswith("_strategy"):  # what YAML makes of `no`
             settings[one.name] = "no"
-        elif value is not None and one.type in (bool, bool | None) and not isinstance(value, bool):
+        elif one.name in settings and one.type in (bool, bool | None) and not isinstance(value, bool):
             raise DataError(f"{path}, {one.name}: expected true or false, found {value!r}")
         elif isinstance(value, str) and one.type in (int, float, int | None, float | None):
             raise DataError(f"{path}, {one.name}: expected a number, found {value!r}")
@@ -216,7 +218,7 @@ def _expect_types(path: str, settings: dict):
 def _override(found: dict, text: str):
     """`key=value` or `data.0.count=100` of the command line."""
     key, equals, value = text.partition("=")
-    *outer, last = key.split(".")
+    *outer, last = RENAMED.get(key, key).split(".")
     try:
         inner = found
         for name in outer:
@@ -233,7 +235,7 @@ def _override(found: dict, text: str):
 FREE = (
     *("output_dir", "prepare", "held_out", "max_loss", "preset", "attn_implementation", "use_cpu"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "dataset_num_proc"),
-    *("activation_checkpointing", "on_problem", "on_long"),
+    *("gradient_checkpointing", "activation_checkpointing", "on_problem", "on_long"),
     *("save_", "log_", "logging_", "dataloader_", "hub_", "push_to_hub", "report_to", "run_name", "project"),
     *("trackio_", "disable_tqdm", "ddp_", "torch_empty_cache_steps", "skip_memory_metrics"),
 )

@@ -105,7 +105,7 @@ def load(recipe: Recipe, args: SFTConfig, state: PartialState):
         )
     reports = [parameter_report(model), fitting.report()]
     if left := len(fitting.rows) % size:
-        reports.append(f"left out of each epoch, others every time, as they fill no update of {size}: {left:,}")
+        reports.append(f"left out, drawn anew in each epoch, as they don't fill an update of {size}: {left:,}")
     if long:
         reports.append(f"left out, as they are longer than {args.max_length} tokens: {len(long):,}")
     if state.is_main_process:
@@ -124,7 +124,10 @@ def main(arguments: list[str] | None = None):
     if recipe.dtype != "float32" and not (args.bf16 or args.fp16):
         raise DataError(f"dtype: {recipe.dtype} needs bf16: true or fp16: true, found neither")
     if args.n_gpu > 1:
-        raise DataError(f"expected a process for each of {args.n_gpu} GPUs: accelerate launch -m train.sft starts them")
+        raise DataError(
+            f"expected a process for each of the {args.n_gpu} GPUs that are seen: `accelerate launch --multi_gpu` "
+            "starts them, CUDA_VISIBLE_DEVICES=0 shows one alone"
+        )
     noted = as_run(recipe, settings, SequenceTrainer.update_size(args)) | {"split_by": split_by(args)}
     with state.main_process_first():
         if state.is_main_process:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 import trl.trainer.utils
+from accelerate import FullyShardedDataParallelPlugin
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, StateDictType
 from transformers import PreTrainedModel
@@ -26,15 +27,17 @@ def split_by(args: SFTConfig) -> str | None:
     """What splits this run, as its checkpoints have another form then."""
     if args.deepspeed_plugin:
         return f"zero{args.deepspeed_plugin.zero_stage}"
-    return "fsdp" if os.environ.get("ACCELERATE_USE_FSDP") == "true" else None
+    if os.environ.get("ACCELERATE_USE_FSDP") != "true":
+        return None
+    form = FullyShardedDataParallelPlugin().state_dict_type  # as the launcher says
+    if form != StateDictType.FULL_STATE_DICT:
+        raise DataError(f"fsdp_state_dict_type: expected FULL_STATE_DICT, which has the adapter, found {form.name}")
+    return "fsdp"
 
 
 def make_ready(trainer: SFTTrainer):
     """To be called before the trainer's model is split."""
     plugin, model = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None, trainer.model
-    if plugin and plugin.state_dict_type != StateDictType.FULL_STATE_DICT:
-        found = plugin.state_dict_type.name
-        raise DataError(f"fsdp_state_dict_type: expected FULL_STATE_DICT, of which adapters are saved, found {found}")
     model.get_base_model().register_forward_pre_hook(gather_head)
     keep_exact(model)  # TRL rounds what trains of a quantized model to bfloat16, where small steps are lost
     if plugin and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):

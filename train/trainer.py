@@ -210,7 +210,7 @@ class SequenceTrainer(SFTTrainer):
         folder, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
         self._writing = folder / ".writing"
         try:
-            with _or_nothing(self._writing, folder / name):
+            with self._or_nothing(self._writing, folder / name):
                 if self.is_world_process_zero():
                     shutil.rmtree(self._writing, ignore_errors=True)
                 self.accelerator.wait_for_everyone()
@@ -232,17 +232,31 @@ class SequenceTrainer(SFTTrainer):
         if output_dir is not None:
             return super().save_model(output_dir, _internal_call)
         folder, new = Path(self.args.output_dir), Path(self.args.output_dir) / ".final"
-        with _or_nothing(new, folder / "adapter_model.safetensors"):
+        if self.is_world_process_zero():
+            shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        self.accelerator.wait_for_everyone()
+        with self._or_nothing(new, folder / "adapter_model.safetensors"):
             super().save_model(str(new), _internal_call)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
                 (new / TRAINING_ARGS_NAME).unlink()  # a pickle, with paths of this machine
                 _on_disk(new)
-                for path in sorted(new.iterdir(), key=lambda path: path.suffix == ".json"):
-                    if path.is_dir():
-                        shutil.rmtree(folder / path.name, ignore_errors=True)
-                    os.replace(path, folder / path.name)
-                new.rmdir()
+        if self.is_world_process_zero():
+            for path in sorted(new.iterdir(), key=lambda path: path.suffix == ".json"):
+                if path.is_dir():
+                    shutil.rmtree(folder / path.name, ignore_errors=True)
+                os.replace(path, folder / path.name)
+            new.rmdir()
+
+    @contextmanager
+    def _or_nothing(self, unfinished: Path, name: Path):
+        """A write that fails leaves nothing behind but its reason."""
+        try:
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:  # as each writer says that a disk is full
+            if self.is_world_process_zero():
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise OSError(f"{name}: not written, earlier checkpoints are as they were: {error}") from error
 
     _writing: Path | None = None
 
@@ -252,16 +266,6 @@ class SequenceTrainer(SFTTrainer):
 
 def _one_thread(worker: int):
     torch.set_num_threads(1)
-
-
-@contextmanager
-def _or_nothing(unfinished: Path, name: Path):
-    """A write that fails leaves nothing behind but its reason."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:  # as each writer says that a disk is full
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise OSError(f"{name}: not written, earlier checkpoints are as they were: {error}") from error
 
 
 def _on_disk(folder: Path):

@@ -53,8 +53,9 @@ class HeldOutQuestions:
                 video_kwargs={"video_metadata": [sample["metadata"]], "do_sample_frames": False},
             )
             answer = model.ground(self.processor, watched, "", prompt=question, search_steps=SEARCH_STEPS)
-            answered = len(marks(sample["messages"][1]["content"])) // 2  # windows of the first question, of several
-            windows = [(one["start"] * length, one["end"] * length) for one in sample["targets"][:answered]]
+            found = [len(marks(message["content"])) for message in sample["messages"][1::2]]
+            first = len(sample["targets"]) * found[0] // sum(found)  # targets of the first question, of several
+            windows = [(one["start"] * length, one["end"] * length) for one in sample["targets"][:first]]
             asked.append((number, question, [(moment.start, moment.end) for moment in answer], windows))
         asked = sorted(gather_object(asked))
         figures = score({row[0]: row[2] for row in asked}, {row[0]: row[3] for row in asked})
