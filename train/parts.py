@@ -257,11 +257,12 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
 def learn_sight(model, processor, world: World, steps: int, rng: np.random.Generator):
     """
     Each patch tells the caption's words, those of the object only where it is. Half of the pictures are turned,
-    mirrored and of mixed colours, and tell only shape and size: so a shape is known whatever its colour and place.
+    mirrored and of mixed colours; these tell shape and size, the others all but the shape. So a shape is known whatever
+    its colour: that some pairs of both are never seen is not learned.
     """
     words, grounds = (_bits(processor.tokenizer, texts) for texts in (world.captions, world.grounds))
     said = words.any(dim=0)
-    kept = _bits(processor.tokenizer, [" ".join([*SHAPES, *SIZES])])[0, said]
+    shapes, sizes = _bits(processor.tokenizer, [" ".join(SHAPES), " ".join(SIZES)])[:, said]
     words, grounds = words[:, said], grounds[:, said]
     head, tower = nn.Linear(model.config.vision_config.hidden_size, words.shape[1]), model.model.vision_tower
     nn.init.constant_(head.bias, -2.0)
@@ -284,7 +285,7 @@ def learn_sight(model, processor, world: World, steps: int, rng: np.random.Gener
         there = functional.pad(shown, (1, 0), value=1.0)[:, :, None]  # the first token stands for all of the picture
         wanted = torch.where(there > 0, words[picks][:, None], grounds[picks][:, None])
         wrong = functional.binary_cross_entropy_with_logits(head(seen.float()), wanted, reduction="none")
-        wrong = torch.cat([wrong[:half] * kept, wrong[half:]]).mean(dim=-1, keepdim=True)
+        wrong = torch.cat([wrong[:half] * (shapes + sizes), wrong[half:] * (1 - shapes)]).mean(dim=-1, keepdim=True)
         object_, rest = there[:, 1:], 1 - there[:, 1:]
         return wrong[:, 0].mean() + sum((wrong[:, 1:] * which).sum() / which.sum() for which in (object_, rest))
 
