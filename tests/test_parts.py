@@ -32,7 +32,7 @@ def test_a_base_is_made_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert size < 25e6
 
     with monkeypatch.context() as broken:
-        broken.setattr(parts, "learn_frames", lambda *args: 1 / 0)
+        broken.setattr(parts, "learn_sight", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             parts.main(["--output", str(tmp_path / "two"), *STEPS])
     assert not (tmp_path / "two").exists()

@@ -411,6 +411,7 @@ def main(arguments: list[str] | None = None):
         if file.is_file():
             model.load_state_dict(load_file(file))
             continue
+        torch.manual_seed(args.seed)  # whatever was learned before in this process
         learn(getattr(args, f"{name}_steps"), np.random.default_rng([args.seed, number]))
         with replacing(file) as new:
             save_file({key: tensor.clone() for key, tensor in model.state_dict().items()}, new)
