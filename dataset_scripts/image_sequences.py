@@ -44,7 +44,8 @@ def ask(task: str, rng: np.random.Generator, length: int, max_targets: int, left
         side = ("before", "after")[rng.integers(2)]
         step = -1 if side == "before" else 1
         # The first picture has none before it, the last none after.
-        askable = [place for place in left if place + step in left]
+        neighbours = set(left)
+        askable = [place for place in left if place + step in neighbours]
         asked = askable[rng.integers(len(askable))]
         target = asked + step
         question = fill(pick(rng, TEMPLATES["alr"][side]["questions"]), caption(asked))

@@ -1,7 +1,5 @@
 """The mini base in a few steps: what is taught is what is meant, and a run that was stopped goes on."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -94,4 +92,3 @@ def test_every_word_of_the_miniworld_is_one_token(made):
     for caption in captions:
         assert len(tokenizer.tokenize(" " + caption.replace(",", ""))) == len(caption.split()), caption
     assert len(tokenizer.tokenize(" 12.3")) == 5, "digits stay single"
-    assert json.loads(tokenizer.backend_tokenizer.to_str())["model"]["type"] == "BPE"

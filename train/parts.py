@@ -63,7 +63,7 @@ PARTS = {
     "num_frames": 32,
 }
 VOCABULARY = 1500  # at most
-SPREAD = 0.3  # of word embeddings; a matching of words isn't learned where they are small
+SPREAD = 0.3  # of word embeddings; no other one was tried
 DIGITS = 4  # of a time: those behind the point of a position, or hundreds to tenths of seconds and images
 MOST = 32  # pictures in a list
 BLUR = 0.3  # of the ideal tokens: eyes are never perfect
@@ -108,7 +108,7 @@ def make_model(seed: int) -> tuple[Seq2TimeForConditionalGeneration, Seq2TimePro
     model = Seq2TimeForConditionalGeneration(config)
     model.resize_token_embeddings(len(tokenizer))
     nn.init.normal_(model.get_input_embeddings().weight, std=SPREAD)
-    # Patches that don't know where they are learn no shape: beside pixels the usual 0.02 is nothing.
+    # The usual 0.02 is small beside what pixels make of a patch. What this does by itself wasn't measured.
     nn.init.normal_(model.model.vision_tower.embeddings.position_embedding, std=0.5)
     return model, processor
 
@@ -174,7 +174,7 @@ class Reading:
         owner = owner.repeat_interleave(torch.tensor([len(bag) for bag in bags]))
         told = self.embeddings(self.digits[torch.tensor([[int(digit) for digit in time] for time in times])])
         said = torch.einsum("ndw,dwv->nv", told, self.turns)
-        return said.index_add(0, owner, self.embeddings(words)) / math.sqrt(10)
+        return said.index_add(0, owner, self.embeddings(words)) / math.sqrt(10)  # about as large as a word
 
 
 def draw_time(rng: np.random.Generator) -> tuple[str, str, str]:
