@@ -1,5 +1,7 @@
 """The mini base in a few steps: what is taught is what is meant, and a run that was stopped goes on."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,82 +9,140 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dataset_scripts.items import DataError
 from dataset_scripts.sources import miniworld
-from train import parts
+from train.parts import __main__ as command
+from train.parts import fitting, frames, language, sight, views
+from train.parts.model import make_model
+from train.parts.views import View, draw_view
 
 
-STEPS = ["--language-steps", "2", "--sight-steps", "2", "--frames-steps", "2", "--pictures", "200"]
+STEPS = ["--language-steps", "2", "--sight-steps", "4", "--frames-steps", "2", "--pictures", "200"]
 
 
 @pytest.fixture(scope="module")
 def made():
-    model, processor = parts.make_model(0)
-    return model, processor, parts.World.draw(processor, model.config.vision_config.patch_size, 0, 96)
+    return make_model(language.corpus(), 0)
 
 
 @pytest.mark.slow
 def test_a_base_is_made_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
-    parts.main(["--output", str(tmp_path / "one"), *STEPS])
+    command.main(["--output", str(tmp_path / "one"), *STEPS])
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "one", trust_remote_code=True)
     processor = AutoProcessor.from_pretrained(tmp_path / "one", trust_remote_code=True)
     assert model.config.time_notation == processor.time_notation == "text" and not model.config.time_token_ids
     assert not (tmp_path / ".one.parts").exists()
     size = sum(path.stat().st_size for path in (tmp_path / "one").rglob("*") if path.is_file())
     assert size < 25e6
+    facts = json.loads((tmp_path / "one" / "parts.json").read_text())
+    assert facts["sight_steps"] == 4 and set(facts["seconds"]) == set(command.PARTS)
 
     with monkeypatch.context() as broken:
-        broken.setattr(parts, "learn_sight", lambda *args: 1 / 0)
+        broken.setattr(command, "learn_sight", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            parts.main(["--output", str(tmp_path / "two"), *STEPS])
+            command.main(["--output", str(tmp_path / "two"), *STEPS])
     assert not (tmp_path / "two").exists()
-    with pytest.raises(DataError, match="holds parts of .*'seed': 0.* not of .*'seed': 1"):
-        parts.main(["--output", str(tmp_path / "two"), *STEPS, "--seed", "1"])
+    with pytest.raises(DataError, match=r"holds parts of .*'seed': 0.* not of .*'seed': 1"):
+        command.main(["--output", str(tmp_path / "two"), *STEPS, "--seed", "1"])
     with pytest.raises(DataError, match="expected a folder that isn't there yet"):
-        parts.main(["--output", str(tmp_path / "one"), *STEPS])
-    monkeypatch.setattr(parts, "learn_language", lambda *args: 1 / 0)  # was learned, and isn't again
-    parts.main(["--output", str(tmp_path / "two"), *STEPS])
+        command.main(["--output", str(tmp_path / "one"), *STEPS])
+    monkeypatch.setattr(command, "learn_language", lambda *args: 1 / 0)  # was learned, and isn't again
+    command.main(["--output", str(tmp_path / "two"), *STEPS])
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two, "the same seed, the same bytes"
 
 
-def test_the_world_is_that_of_the_training_split(made):
-    _, _, world = made
-    assert world.pixels.shape == (96, 3, 112, 112) and world.shown.shape == (96, 64)
-    assert world.shown.sum(dim=1).min() >= 1 and world.shown.sum(dim=1).max() < 40
-    unseen = {f"{colour} {shape}" for colour, shape in miniworld.pairs("test")}
-    assert not [caption for caption in world.captions if any(pair in caption for pair in unseen)]
-    for caption, ground in zip(world.captions, world.grounds, strict=True):
-        assert ground in caption
-    places = np.array([np.argwhere(shown.reshape(8, 8)).mean(axis=0) for shown in world.shown.numpy()])
-    for words, (row, column) in {"top left": (2, 2), "bottom right": (6, 6)}.items():
-        mine = places[[words in caption for caption in world.captions]]
-        assert len(mine) and np.abs(mine - (row - 0.5, column - 0.5)).max() < 1.5
+def test_each_part_trains_its_own(made):
+    """And all parts together all of the model."""
+    state = made[0].state_dict()
+    names = {part: {name for name in state if name.startswith(own)} for part, own in command.PARTS.items()}
+    assert all(names.values()) and set.union(*names.values()) == set(state)
+    assert sum(map(len, names.values())) == len(state), "no part trains another's"
+
+
+def test_nothing_of_the_test_split_is_shown():
+    rng, unseen = np.random.default_rng(0), set(miniworld.pairs("test"))
+    drawn = [draw_view(rng) for _ in range(2000)]
+    assert not unseen & {(view.colour, view.shape) for view in drawn}
+    assert {(view.colour, view.shape) for view in drawn if view.shape} == set(miniworld.pairs("train"))
+    assert 0.03 < np.mean([not view.shape for view in drawn]) < 0.1, "some show nothing"
+
+
+def test_what_is_said_of_a_picture_is_what_it_shows():
+    view = View("red", "circle", *(0.24, 0.5), views.LARGE, "in the night sky")
+    assert (view.size, view.place) == ("large", "on the left")
+    said = dict(zip(views.WORDS, view.weights(), strict=True))
+    assert {word for word, weight in said.items() if weight} == {"red", "circle", "large", "left", "night", "sky"}
+    between = dict(zip(views.WORDS, view._replace(x=0.37).weights(), strict=True))
+    assert between["left"] == pytest.approx(0.5) and between["centre"] == pytest.approx(0.5)
+    faint = dict(zip(views.WORDS, view._replace(opacity=0.5).weights(), strict=True))
+    assert faint["red"] == 0.5 and faint["night"] == 1, "the background doesn't fade"
+    assert view._replace(colour="", shape="").weights().sum() == 2
+
+    pictures, shown = views.paint_views([view, view._replace(x=0.76), view._replace(shape="")], 0, 112, 14, 1)
+    columns = [np.argwhere(one.reshape(8, 8)).mean(axis=0)[1] for one in shown[:2]]
+    assert columns[0] < 2.5 and columns[1] > 4.5 and not shown[2].any()
+    red = pictures[0][50:62, 20:34].reshape(-1, 3).mean(axis=0)
+    assert red[0] > 180 and red[1:].max() < 80
 
 
 def test_a_token_reads_as_its_caption_and_its_time(made):
-    model, processor, _ = made
-    embeddings = model.get_input_embeddings()
-    reading = parts.Reading(embeddings, processor.tokenizer)
-    captions = ["a small red circle at the top left on grass", "a large blue moon on the right in the night sky"]
-    words = parts.bags(processor.tokenizer, captions)
-    assert [processor.tokenizer.decode(bag).strip() for bag in words] == captions
-    tokens = reading(words, ["0729", "1234"])
-    assert tokens.shape == (2, embeddings.embedding_dim) and tokens.requires_grad
-    said = tokens @ embeddings.weight.T
-    for place, caption in enumerate(captions):
-        own = processor.tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in caption.split()[1:4]])
-        others = processor.tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in captions[1 - place].split()[1:4]])
-        assert said[place, own].min() > said[place, others].max()
-    told = torch.einsum("nv,dwv->ndw", tokens, reading.turns) @ embeddings.weight[reading.digits].T
-    assert told[0].argmax(dim=-1).tolist() == [0, 7, 2, 9] and told[1].argmax(dim=-1).tolist() == [1, 2, 3, 4]
+    model, processor = made
+    reading = language.Reading(model.get_input_embeddings(), processor.tokenizer)
+    drawn = [View("red", "circle", 0.24, 0.24, views.SMALL, "on grass")]
+    drawn.append(View("blue", "moon", 0.76, 0.5, views.LARGE, "in the night sky"))
+    weights = torch.from_numpy(np.stack([view.weights() for view in drawn]))
+    tokens = reading(weights, torch.tensor([[0, 7, 2, 9], [1, 2, 3, 4]]))
+    assert tokens.shape == (2, model.config.text_config.hidden_size) and tokens.requires_grad
+    told = tokens @ torch.linalg.pinv(reading.codes())
+    assert torch.allclose(told[:, : len(views.WORDS)], weights, atol=1e-3), "all that is said can be read"
+    assert told[:, len(views.WORDS) :].unflatten(1, (4, 10)).argmax(-1).tolist() == [[0, 7, 2, 9], [1, 2, 3, 4]]
 
 
 @pytest.mark.parametrize("kind", ["image", "s", "position"])
 def test_times_are_drawn_as_their_digits_say(kind):
     rng = np.random.default_rng(0)
-    drawn = [one for one in (parts.draw_time(rng) for _ in range(300)) if one[0] == kind]
+    drawn = [one for one in (language.draw_time(rng) for _ in range(300)) if one[0] == kind]
     for _, written, digits in drawn:
-        assert len(digits) == parts.DIGITS
+        assert len(digits) == language.DIGITS
         assert float(written) == pytest.approx(int(digits) / (10_000 if kind == "position" else 10))
+
+
+def test_frames_are_asked_for_in_the_notation_that_they_are_read_in():
+    rng, kinds = np.random.default_rng(0), set()
+    for _ in range(200):
+        metadata, notation, digits = frames.draw_sequence(rng, 64)
+        kinds.add((notation, metadata.unit))
+        scale = 10_000 if notation == "rpt" else 10 * metadata.length
+        for position, written in zip(metadata.positions, digits, strict=True):
+            assert int(written) == pytest.approx(position * scale, abs=1) and len(written) == 4
+    assert len(kinds) == 4
+
+
+def test_questions_have_their_answers(made):
+    lesson = language.Lesson(*made, np.random.default_rng(0))
+    view = View("red", "circle", 0.24, 0.24, views.SMALL, "on grass")
+    asked = dict(language.look_up(lesson.rng, view) for _ in range(80))
+    short = {answer for answer in asked.values() if "circle" not in answer}
+    assert short == {"at the top left.", "small.", "on grass."}
+    for question, answer in asked.items():
+        assert "red circle" in question and (answer[:-1] not in question or "circle" in answer)
+    texts = [" ".join(language.filled(lesson.rng)) for _ in range(200)]
+    assert not any("{" in text for text in texts) and any("The given query happens in" in text for text in texts)
+    ids, labels, weights, digits = lesson.sample(5, 2)
+    assert ids.count(made[1].video_token_id) == 8 and len(weights) == len(digits) == 5, "a window holds five"
+    learned = made[1].tokenizer.decode([label for label in labels if label != -100])
+    assert learned.count("</s>") == 2 and "[INST]" not in learned
+
+
+def test_the_optimizer_makes_updates_orthogonal():
+    torch.manual_seed(0)
+    for shape in ((8, 24), (24, 8), (16, 16)):
+        values = torch.linalg.svdvals(fitting.orthogonal(torch.randn(shape)))
+        assert values.min() > 0.3 and values.max() < 1.3, values
+    weight = torch.nn.Parameter(torch.randn(6, 6))
+    before, optimizer = weight.detach().clone(), fitting.Muon([weight], lr=0.1)
+    (weight.square().sum()).backward()
+    optimizer.step()
+    assert weight.square().sum() < before.square().sum()
 
 
 def test_every_word_of_the_miniworld_is_one_token(made):
@@ -91,4 +151,13 @@ def test_every_word_of_the_miniworld_is_one_token(made):
     captions += miniworld.event_captions("orange", "moon", "bounces")
     for caption in captions:
         assert len(tokenizer.tokenize(" " + caption.replace(",", ""))) == len(caption.split()), caption
+    for word in views.WORDS:
+        assert len(tokenizer.tokenize(f" {word}")) == 1, word
     assert len(tokenizer.tokenize(" 12.3")) == 5, "digits stay single"
+
+
+def test_pictures_are_as_the_processor_gives_them(made):
+    processor = made[1]
+    album = sight.Album(processor, 14, 0, 6)
+    given = processor.video_processor([album.pictures.numpy()], do_sample_frames=False, return_tensors="pt")
+    assert torch.allclose(album.pixels(torch.arange(6)), given["pixel_values_videos"][0], atol=1e-4)

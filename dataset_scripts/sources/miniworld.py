@@ -153,11 +153,15 @@ def plan_video(rng: np.random.Generator, index: int, split: str, combination: tu
     return scene, {"file": file, "split": split, "duration": _seconds(now, rate), "events": events}
 
 
-def plan(kind: str, count: int, seed: int) -> list[tuple[Scene, dict]]:
-    """What each file of a kind shows, and its row of captions.jsonl: training first, then about a fifth for testing."""
+def plan(kind: str, count: int, seed: int, only: str | None = None) -> list[tuple[Scene, dict]]:
+    """
+    What each file of a kind shows, and its row of captions.jsonl: training first, then about a fifth for testing, if
+    not all is of `only` one split.
+    """
     combinations = {"pictures": picture_combinations, "clips": clip_combinations}.get(kind)
     planner = {"pictures": plan_picture, "clips": plan_clip, "videos": plan_video}[kind]
-    number, in_test, planned = KINDS.index(kind), (count + 2) // 5, []
+    number, planned = KINDS.index(kind), []
+    in_test = {"train": 0, "test": count, None: (count + 2) // 5}[only]
     for split, wanted in zip(SPLITS, (count - in_test, in_test), strict=True):
         chosen = [()] * wanted
         if combinations:
@@ -187,18 +191,20 @@ def render(job: tuple[Scene, Path], size: int):
             container.mux(stream.encode())
 
 
-def _settings(seed: int, size: int, counts: dict[str, int]) -> dict:
+def _settings(seed: int, size: int, counts: dict[str, int], only: str | None) -> dict:
     """What miniworld.json holds, or one error that names what can't be."""
     for name, value, least in (("seed", seed, 0), ("size", size, 32), *((kind, counts[kind], 0) for kind in KINDS)):
         if not isinstance(value, int) or value < least:
             raise DataError(f"{name}: expected a whole number from {least}, found {value!r}")
+    if only not in (None, *SPLITS):
+        raise DataError(f"only: expected one of {', '.join(SPLITS)}, found {only!r}")
     if size % 2:
         raise DataError(f"size: expected an even number, as H.264 stores colours for blocks of 2 × 2, found {size}")
     for kind, combinations in (("pictures", picture_combinations), ("clips", clip_combinations)):
-        available = sum(len(combinations(split)) for split in SPLITS)
+        available = sum(len(combinations(split)) for split in SPLITS if only in (None, split))
         if counts[kind] > available:
             raise DataError(f"{kind}: this world has {available} combinations, {counts[kind]} were asked for")
-    return {"version": VERSION, "seed": seed, "size": size, **counts}
+    return {"version": VERSION, "seed": seed, "size": size, **counts} | ({"only": only} if only else {})
 
 
 def _claim(output: Path, settings: dict):
@@ -217,17 +223,25 @@ def _claim(output: Path, settings: dict):
 
 
 def build(
-    output, pictures: int = 4000, clips: int = 400, videos: int = 60, seed: int = 0, size: int = 112, num_proc: int = 2
+    output,
+    pictures: int = 4000,
+    clips: int = 400,
+    videos: int = 60,
+    seed: int = 0,
+    size: int = 112,
+    num_proc: int = 2,
+    only: str | None = None,
 ):
     """
-    Renders the world into the folder `output`; counts are totals of both splits, about four to one. Files that are
-    there from an interrupted call with the same settings are kept. The bytes do not depend on `num_proc`.
+    Renders the world into the folder `output`; counts are totals of both splits, about four to one, or of `only` one.
+    Files that are there from an interrupted call with the same settings are kept. The bytes do not depend on
+    `num_proc`.
     """
     output, counts = Path(output), {"pictures": pictures, "clips": clips, "videos": videos}
     if not isinstance(num_proc, int) or num_proc < 1:
         raise DataError(f"num_proc: expected a whole number from 1, found {num_proc!r}")
-    _claim(output, _settings(seed, size, counts))
-    planned = {kind: plan(kind, count, seed) for kind, count in counts.items()}
+    _claim(output, _settings(seed, size, counts, only))
+    planned = {kind: plan(kind, count, seed, only) for kind, count in counts.items()}
     jobs = [(scene, output / kind) for kind in reversed(KINDS) for scene, _ in planned[kind]]  # the longest first
     missing = [job for job in jobs if not (job[1] / job[0].file).is_file()]
     work = each(functools.partial(render, size=size), missing, num_proc, in_order=False)
@@ -245,6 +259,7 @@ def main(arguments: list[str] | None = None):
         parser.add_argument(f"--{kind}", type=int, default=count, help="of both splits (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=112, help="pixels on each side (default: %(default)s)")
+    parser.add_argument("--only", choices=SPLITS, help="render this split alone")
     parser.add_argument("--num-proc", type=int, default=2)
     build(**vars(parser.parse_args(arguments)))
 

@@ -215,11 +215,11 @@ def _stencils(actor: Actor, pose: Pose, size: int) -> list[np.ndarray]:
     return stencils
 
 
-def paint(background: np.ndarray, actor: Actor | None, pose: Pose | None) -> np.ndarray:
-    """A picture, uint8 RGB: the background and one object, or none."""
+def paint(background: np.ndarray, actor: Actor | None, pose: Pose | None, colours: tuple | None = None) -> np.ndarray:
+    """A picture, uint8 RGB: the background and one object, or none; in its own colours, or in these (fill, outline)."""
     picture = background
     if actor is not None and pose.opacity:
-        fill, outline = COLOURS[actor.colour]
+        fill, outline = colours or COLOURS[actor.colour]
         outlined, filled = _stencils(actor, pose, len(background))
         picture = background + pose.opacity * outlined * (np.array(outline, np.float32) - background)
         picture = picture + pose.opacity * filled * (actor.shade * np.array(fill, np.float32) - picture)

@@ -1,0 +1,113 @@
+"""
+python -m train.parts --output runs/mini/base
+
+Trains the mini base from scratch on single pictures of the miniworld: what stands in for EVA-CLIP, InstructBLIP,
+Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the other:
+
+- language: the language model reads a picture as one token; it describes it, tells its time, and looks things up in
+  lists of pictures.
+- sight: the vision tower tells, patch by patch, which words a picture's description has.
+- frames: Q-Formers and projector hand on each frame of a window as the token that the language model reads.
+
+So it can look something up, as LLaMA can, and read a time, but was never asked when something is. Parts that are
+finished are kept when the command is given again.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from dataset_scripts.command import run
+from dataset_scripts.files import atomic_writer, replacing
+from dataset_scripts.items import DataError
+
+from .frames import learn_frames
+from .language import corpus, learn_language
+from .model import make_model
+from .sight import Album, learn_sight
+from .views import draw_unseen, in_any_colour
+
+
+PARTS = {  # what each part trains
+    "language": ("model.language_model.", "lm_head."),
+    "sight": ("model.vision_tower.",),
+    "frames": ("model.image_qformer.", "model.video_qformer.", "model.projector."),
+}
+STEPS = {"language": 500, "sight": 1500, "frames": 1200}
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write the model to")
+    parser.add_argument("--pictures", type=int, default=12_000, help="that are painted (default: %(default)s)")
+    for name, count in STEPS.items():
+        parser.add_argument(f"--{name}-steps", type=int, default=count, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    if args.output.exists():
+        raise DataError(f"{args.output}: expected a folder that isn't there yet")
+
+    torch.set_flush_denormal(True)
+    finished = args.output.with_name(f".{args.output.name}.parts")
+    settings = {name: value for name, value in vars(args).items() if name != "output"}
+    took = _claim(finished / "settings.json", settings)
+    model, processor = make_model(corpus(), args.seed)
+    model.train()
+    patch, album = model.config.vision_config.patch_size, None
+    for number, name in enumerate(STEPS):
+        file = finished / f"{name}.safetensors"
+        if file.is_file():
+            model.load_state_dict(load_file(file), strict=False)
+            continue
+        steps, rng, began = getattr(args, f"{name}_steps"), np.random.default_rng([args.seed, number]), time.time()
+        torch.manual_seed(args.seed)  # whatever was learned before in this process
+        if name == "language":
+            learn_language(model, processor, steps, rng)
+        else:
+            album = album or Album(processor, patch, args.seed, args.pictures)
+            if name == "sight":
+                any_colour = Album(processor, patch, args.seed + 1, args.pictures, in_any_colour)
+                unseen = Album(processor, patch, args.seed + 2, 500, draw_unseen)
+                learn_sight(model, (album, any_colour, unseen), steps, rng)
+            else:
+                learn_frames(model, processor, album, steps, rng)
+        with replacing(file) as new:
+            own = {key: tensor.clone() for key, tensor in model.state_dict().items() if key.startswith(PARTS[name])}
+            save_file(own, new)
+        took |= {name: round(time.time() - began)}
+        _note(finished / "settings.json", settings, took)
+    with replacing(args.output) as new:
+        model.save_pretrained(new)
+        processor.save_pretrained(new)
+        facts = settings | {"seconds": took, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
+        (new / "parts.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(finished)
+    size = sum(file.stat().st_size for file in args.output.rglob("*") if file.is_file())
+    print(f"{args.output}: {model.num_parameters():,} parameters, {size / 1e6:.1f} MB")
+
+
+def _claim(path: Path, settings: dict) -> dict[str, int]:
+    """Seconds that finished parts took. Those that were finished with other settings are none of this run's."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"settings": settings, "seconds": {}}
+    if known["settings"] != settings:
+        raise DataError(
+            f"{path.parent} holds parts of {known['settings']}, not of {settings}; remove it, or give those settings"
+        )
+    _note(path, **known)
+    return known["seconds"]
+
+
+def _note(path: Path, settings: dict, seconds: dict[str, int]):
+    with atomic_writer(path) as lines:
+        lines.write(json.dumps({"settings": settings, "seconds": seconds}) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,222 @@
+"""
+The language model reads a picture as one token, the weighted sum of the embeddings of the words that say what is there,
+and of the digits of its time, each turned by its place. Of one picture it tells the caption and the time; of several,
+what is missing in a description of one; and it reads the wording of all questions and answers.
+"""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from dataset_scripts.sources import miniworld
+from dataset_scripts.wording import TEMPLATES
+
+from .fitting import fit
+from .model import template_texts, world_texts
+from .views import PAIRS, WORDS, View, describe, draw_view
+
+
+DIGITS = 4  # of a time: those behind the point of a position, or hundreds to tenths of seconds and images
+BLUR = 0.3  # of the ideal tokens: eyes are never perfect
+TOKENS = 6000  # of a step, about
+MOST = 32  # pictures in a list
+ASKED = {
+    "caption": ("Describe the image.", "{}."),
+    "image": ("What is the number of the image?", "The image index is {}."),
+    "s": ("When is the image?", "It is at {} seconds."),
+    "position": ("At what position is the image?", "It is at {}."),
+}
+LOOKED_UP = {
+    "place": ("Where is {}?", "Say where this is: {}.", "In which place can {} be seen?"),
+    "size": ("How large is {}?", "What is the size of {}?", "Tell me the size: {}."),
+    "background": ("What is behind {}?", "What is the background of {}?", "Tell the background of this: {}."),
+    "caption": ("Describe the image that shows {}.", "Tell me more about {}.", "Give the whole caption of {}."),
+}
+
+
+CLIPS = miniworld.clip_combinations("train")
+# What a time stands behind in the templates of the phases.
+BEFORE_A_TIME = ("index ", "image ", "number ", "numbered ", "indexed as ", "indexed at ", "is ", "at ", "- ")
+
+
+def corpus() -> list[str]:
+    """What is said about the miniworld, for the tokenizer. What is said more often is kept whole."""
+    asked = [text for pair in ASKED.values() for text in pair] + [text for row in LOOKED_UP.values() for text in row]
+    frame = "[INST] <<SYS>>\n \n<</SYS>>\n\n<Video></Video> The video contains 32 frames. [/INST]"
+    return world_texts() + 100 * (template_texts() + asked) + 1000 * [frame]
+
+
+class Reading(nn.Module):
+    """Frames as tokens in the language model's own embeddings."""
+
+    def __init__(self, embeddings: nn.Embedding, tokenizer):
+        super().__init__()
+        self.embeddings, width = embeddings, embeddings.embedding_dim
+        self.digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
+        self.words = torch.tensor(tokenizer.convert_tokens_to_ids([f"Ġ{word}" for word in WORDS]))
+        random = torch.Generator().manual_seed(0)
+        self.turns = torch.stack(
+            [torch.linalg.qr(torch.randn(width, width, generator=random))[0] for _ in range(DIGITS)]
+        )
+
+    def codes(self) -> torch.Tensor:
+        """What words, then digits place by place, add to a token: `(words + 40, width)`."""
+        digits = torch.einsum("nw,dwv->dnv", self.embeddings(self.digits), self.turns)
+        return torch.cat([self.embeddings(self.words), digits.flatten(0, 1)]) / math.sqrt(
+            10
+        )  # about as large as a word
+
+    def forward(self, weights: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        """`(frames, words)` and `(frames, 4)` digits → `(frames, width)`."""
+        told = functional.one_hot(times, 10).flatten(1).to(weights)
+        return torch.cat([weights, told], dim=1) @ self.codes()
+
+
+def draw_time(rng: np.random.Generator) -> tuple[str, str, str]:
+    """A place in time: how it is asked for, how it is written, its digits."""
+    kind = ("image", "s", "position")[rng.integers(3)]
+    if kind == "position":
+        time = f"{rng.integers(10**DIGITS):0{DIGITS}d}"
+        return kind, f"0.{time}", time
+    tenths = int(rng.integers(1, 97)) * 10 if kind == "image" else int(rng.integers(1500))
+    return kind, f"{tenths // 10}" if kind == "image" else f"{tenths / 10:.1f}", f"{tenths:0{DIGITS}d}"
+
+
+def partly(rng: np.random.Generator, view: View, without: str) -> str:
+    """A description with some of what is there, but not this."""
+    parts = {"size": view.size, "place": view.place, "background": view.background}
+    told = {key: value if key != without and rng.random() < 0.6 else "" for key, value in parts.items()}
+    words = f"{told['size']} {view.colour} {view.shape} {told['place']} {told['background']}".split()
+    return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
+
+
+def look_up(rng: np.random.Generator, view: View) -> tuple[str, str]:
+    kind = list(LOOKED_UP)[rng.choice(4, p=(0.3, 0.2, 0.3, 0.2))]
+    question = LOOKED_UP[kind][rng.integers(3)].format(partly(rng, view, "all" if kind == "caption" else kind))
+    return question, f"{describe(rng, view) if kind == 'caption' else getattr(view, kind)}."
+
+
+def filled(rng: np.random.Generator) -> tuple[str, str]:
+    """A question and an answer of the phases about nothing: how they are worded."""
+    task = ("iig", "iic", "alr", "dense_captioning", "grounding")[rng.integers(5)]
+    words = TEMPLATES[task]
+    asked = words.get("single", words)
+    if task == "alr":
+        asked = words["before" if rng.random() < 0.5 else "after"]
+    question = asked["questions"][rng.integers(len(asked["questions"]))]
+    answers = words.get("answers") or asked.get("answers") or [words.get("answer") or words["event"]]
+    answer = answers[rng.integers(len(answers))]
+
+    def fill(text: str) -> str:
+        while "{}" in text:
+            before, after = text.split("{}", 1)
+            if after.startswith((" seconds", " - ")) or before.endswith(BEFORE_A_TIME):
+                told = draw_time(rng)[1]
+            else:
+                told = describe(rng, draw_view(rng, PAIRS[rng.integers(len(PAIRS))]))
+                if task in ("dense_captioning", "grounding"):
+                    captions = miniworld.event_captions(*CLIPS[rng.integers(len(CLIPS))][:3])
+                    told = captions[rng.integers(len(captions))]
+            text = before + told + after
+        return text
+
+    return fill(question), fill(answer)
+
+
+class Lesson:
+    """Batches without padding between pictures and text: all of a batch have the same number of pictures."""
+
+    def __init__(self, model, processor, rng: np.random.Generator):
+        self.model, self.processor, self.rng = model, processor, rng
+        self.tokenizer, self.reading = processor.tokenizer, Reading(model.get_input_embeddings(), processor.tokenizer)
+        self.end = self.tokenizer.eos_token_id
+
+    def ids(self, text: str, first: bool = False) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=first)["input_ids"]
+
+    def sample(self, count: int, questions: int, pairs: list = PAIRS):
+        rng = self.rng
+        if count:
+            chosen = rng.choice(len(pairs), min(count, len(pairs)), replace=False)
+            views = [draw_view(rng, pairs[chosen[one % len(chosen)]]) for one in range(count)]
+            times = [draw_time(rng) for _ in range(count)]
+        if count == 0:
+            turns = [filled(rng) for _ in range(questions)]
+        elif count == 1:
+            kind, time, _ = times[0]
+            turns = [
+                (ASKED["caption"][0], f"{describe(rng, views[0])}."),
+                (ASKED[kind][0], ASKED[kind][1].format(time)),
+            ]
+            turns = [turns[one] for one in rng.permutation(2)]
+        else:
+            turns = [look_up(rng, views[place]) for place in rng.integers(min(count, len(pairs)), size=questions)]
+        ids, labels = [], []
+        for number, (question, answer) in enumerate(turns):
+            before = "[INST] <<SYS>>\n \n<</SYS>>\n\n" if not number else "[INST] "
+            if not number and count:
+                step = self.model.config.num_video_query_tokens
+                room = step * math.ceil(count / step)
+                before += f"<Video>{'<video>' * room}</Video> The video contains {count} frames. "
+            asked, answered = self.ids(before + question + " [/INST]", True), [*self.ids(" " + answer + " "), self.end]
+            ids += asked + answered
+            labels += [-100] * len(asked) + answered
+        if count:
+            weights, digits = np.stack([view.weights() for view in views]), [[*map(int, time[2])] for time in times]
+            return ids, labels, weights, digits
+        return ids, labels, None, None
+
+    def forward(self, count: int, batch: int, questions: int, pairs=PAIRS):
+        """Logits at what is to be learned, and what that is."""
+        samples = [self.sample(count, questions, pairs) for _ in range(batch)]
+        longest = max(len(ids) for ids, *_ in samples)
+        ids = torch.zeros(batch, longest, dtype=torch.long)
+        labels = torch.full((batch, longest), -100)
+        for row, (own, wanted, *_) in enumerate(samples):
+            ids[row, : len(own)], labels[row, : len(own)] = torch.tensor(own), torch.tensor(wanted)
+        embedded = self.model.get_input_embeddings()(ids)
+        if count:
+            weights = torch.from_numpy(np.concatenate([one[2] for one in samples]))
+            digits = torch.tensor([digit for one in samples for digit in one[3]])
+            frames = self.reading(weights, digits)
+            frames = frames + BLUR * frames.detach().std() * torch.randn_like(frames)
+            first = int((ids[0] == self.processor.video_token_id).int().argmax())
+            step = self.model.config.num_video_query_tokens
+            room = step * math.ceil(count / step)
+            nothing = self.model.get_input_embeddings()(torch.zeros(batch, room - count, dtype=torch.long))
+            frames = torch.cat([frames.view(batch, count, -1), nothing], dim=1)
+            embedded = torch.cat([embedded[:, :first], frames, embedded[:, first + room :]], dim=1)
+        hidden = self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        wanted = labels[:, 1:] != -100
+        return self.model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted]
+
+    def right(self, count: int, pairs) -> float:
+        """Share of tokens that are told right."""
+        with torch.no_grad():
+            logits, wanted = self.forward(count, 24, 4, pairs)
+        return float((logits.argmax(-1) == wanted).float().mean())
+
+
+def learn_language(model, processor, steps: int, rng: np.random.Generator):
+    lesson = Lesson(model, processor, rng)
+
+    def loss(step: int) -> torch.Tensor:
+        longest = 2 + round((MOST - 2) * min(1.0, step / (0.6 * steps)))  # short lists before long ones
+        which = rng.random()
+        count = 0 if which < 0.06 else 1 if which < 0.2 else int(rng.integers(2, longest + 1))
+        questions = {0: 4, 1: 2}.get(count, 8)
+        length = 30 + count + 26 * questions
+        logits, wanted = lesson.forward(count, max(1, round(TOKENS / length)), questions)
+        return functional.cross_entropy(logits, wanted)
+
+    def report() -> str:
+        test = miniworld.pairs("test")
+        return " ".join(
+            f"{count}: {lesson.right(count, PAIRS):.2f}/{lesson.right(min(count, 16), test):.2f}"
+            for count in (2, 8, 32)
+        )
+
+    fit("language", [model.model.language_model, model.lm_head], steps, loss, 2e-3, report)
