@@ -12,23 +12,17 @@ install: .venv/dev.done
 	$(PYTHON) -m venv .venv
 	touch $@
 
-.venv/base.done: pyproject.toml | .venv/pip.done
-	$(BIN)/python -m pip install --quiet --editable .
+.venv/quickstart.done: pyproject.toml | .venv/pip.done
+	$(BIN)/python -m pip install --quiet --editable '.[data,eval,train]'
 	touch $@
 
 .venv/dev.done: pyproject.toml | .venv/pip.done
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch .venv/base.done $@
+	touch .venv/quickstart.done $@
 
-# A tiny model with random weights answers about a video that is rendered here: first by a script that imports transformers
-# only and takes the model's code from its folder, then by this package's command.
-quickstart: .venv/base.done
-	$(BIN)/python examples/make_tiny_model.py --preset timechat --output quickstart/tiny-timechat
-	$(BIN)/python examples/render_video.py --output quickstart/shapes.mp4
-	$(BIN)/python examples/ground_event.py --model quickstart/tiny-timechat --video quickstart/shapes.mp4 \
-		--query "a red circle crosses the picture"
-	$(BIN)/seq2time ground quickstart/shapes.mp4 "a red circle crosses the picture" --model quickstart/tiny-timechat \
-		--top-k 3 --plot quickstart/moments.png
+# Data, both phases from the mini base, questions before and after, quickstart/report.html. Stopped, it goes on.
+quickstart: .venv/quickstart.done
+	$(BIN)/python -m examples.quickstart --base examples/seq2time-mini-base --output quickstart
 
 test: .venv/dev.done
 	$(BIN)/python -m pytest -n 2
@@ -47,6 +41,11 @@ bench: .venv/dev.done
 	$(BIN)/python -m benchmarks.caption_metrics
 	$(BIN)/python -m benchmarks.moment_metrics
 	$(BIN)/python -m benchmarks.training_steps
+
+# The paper's tables in miniature, for days; `make reproduce TABLE="table2 table5"` for some. Stop it and go on at any time.
+.PHONY: reproduce
+reproduce: .venv/dev.done
+	$(BIN)/python -m train.reproduce $(or $(TABLE),all)
 
 clean:
 	rm -rf .venv quickstart benchmarks/.cache

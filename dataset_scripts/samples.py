@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset, load_dataset, load_dataset_builder
 from PIL import Image
 
-from modeling_seq2time.video_decoding import open_video
+from modeling_seq2time.video_decoding import VideoReader, open_video
 from modeling_seq2time.video_processing_seq2time import random_indices, uniform_indices
 
 from .items import DataError
@@ -47,6 +47,7 @@ class Samples:
         self.records, self.pool = records, pool
         self.folders = {name: Path(folder) for name, folder in folders.items()}
         self.num_frames, self.sampling, self.seed, self.size = num_frames, sampling, seed, size
+        self.features = None  # those of a cache, which are handed out in place of pictures and frames
 
     @classmethod
     def load(cls, path: str, config: str, split: str = "train", folders: Mapping[str, str | Path] = {}, **options):
@@ -74,8 +75,10 @@ class Samples:
         frames, metadata = self.clip_frames(record["sequence"], rng)
         return record | {"frames": frames, "metadata": metadata}
 
-    def picture(self, one: int) -> Image.Image:
+    def picture(self, one: int) -> Image.Image | np.ndarray:
         """A picture of the pool, by its id."""
+        if self.features is not None:
+            return self.features.picture(one)
         row = self.pool[one]
         return read_picture(self.folder(row["source"]), row["media"])
 
@@ -91,7 +94,7 @@ class Samples:
         shares = [duration * clip["rate"] for duration, clip in zip(rows["duration"], sequence, strict=True)]
         edges = np.concatenate([[0.0], np.cumsum(shares)])
         if len(sequence) == 1:
-            return self._one_clip(rows, sequence[0]["rate"], edges[-1], rng)
+            return self._one_clip(rows, sequence[0], edges[-1], rng)
         times = np.arange(self.num_frames) * edges[-1] / self.num_frames
         if self.sampling == "random":
             times += rng.uniform(0, edges[-1] / self.num_frames, self.num_frames)
@@ -100,20 +103,24 @@ class Samples:
         for place, clip in enumerate(sequence):
             mine = times[owner == place]
             if len(mine):
-                path, start = self.path(rows, place), rows["start"][place]
-                frames += shown_at(path, start + (mine - edges[place]) / clip["rate"], self.size)
+                video, start = self.video(rows, place, clip["clip"]), rows["start"][place]
+                frames += shown_at(video, start + (mine - edges[place]) / clip["rate"], self.size)
         return frames, self._metadata(times, edges[-1])
 
-    def _one_clip(self, rows: dict, rate: float, length: float, rng) -> tuple[list[np.ndarray], dict]:
+    def _one_clip(self, rows: dict, clip: dict, length: float, rng) -> tuple[list[np.ndarray], dict]:
         """A video as the processor itself would sample it: by its frames, with their own timestamps."""
-        reader = open_video(str(self.path(rows, 0)), size=self.size)
+        reader = open_video(self.video(rows, 0, clip["clip"]), size=self.size)
         inside = reader.shown(rows["start"][0], rows["end"][0])
         if self.sampling == "random":
             picks = random_indices(len(inside), self.num_frames, int(rng.integers(2**31)))
         else:
             picks = uniform_indices(len(inside), self.num_frames)
         frames, times = reader.read(inside[picks])
-        return list(frames), self._metadata(np.maximum(np.array(times) - rows["start"][0], 0) * rate, length)
+        return list(frames), self._metadata(np.maximum(np.array(times) - rows["start"][0], 0) * clip["rate"], length)
+
+    def video(self, rows: dict, place: int, one: int) -> Path | VideoReader:
+        """What `open_video` takes of one of several rows of the pool, whose id is `one`."""
+        return self.path(rows, place) if self.features is None else self.features.video(one)
 
     def path(self, rows: dict, place: int) -> Path:
         """The file of one of several rows of the pool."""
@@ -130,9 +137,9 @@ class Samples:
         }
 
 
-def shown_at(path: Path, times: np.ndarray, size: tuple[int, int] | None = None) -> list[np.ndarray]:
-    """The frames that a file shows at these seconds; one that is shown twice is decoded once."""
-    reader = open_video(str(path), size=size)
+def shown_at(video: Path | VideoReader, times: np.ndarray, size: tuple[int, int] | None = None) -> list[np.ndarray]:
+    """The frames that a video shows at these seconds; one that is shown twice is decoded once."""
+    reader = open_video(video, size=size)
     places = [int(reader.between(0.0, max(time, 0.0) + 2e-6)[-1]) for time in times]  # each the last one so far
     unique = sorted(set(places))
     frames = dict(zip(unique, reader.read(unique)[0], strict=True))

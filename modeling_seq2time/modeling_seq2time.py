@@ -30,7 +30,7 @@ class Seq2TimeModelOutput(ModelOutput):
     """As `BaseModelOutputWithPast`; `video_hidden_states` holds the LLM tokens of each video."""
 
     last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     video_hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -42,7 +42,7 @@ class Seq2TimeCausalLMOutput(ModelOutput):
 
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
     video_hidden_states: tuple[torch.Tensor, ...] | None = None
@@ -54,7 +54,7 @@ class Seq2TimePreTrainedModel(PreTrainedModel):
     main_input_name = "input_ids"
     input_modalities = ("video", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_attention_backend = True
@@ -106,26 +106,36 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
     @can_return_tuple
     def get_video_features(
         self,
-        pixel_values_videos: torch.FloatTensor,
+        pixel_values_videos: torch.FloatTensor | None = None,
         video_frame_mask: torch.BoolTensor | None = None,
         video_time_input_ids: torch.LongTensor | None = None,
         video_time_attention_mask: torch.LongTensor | None = None,
         video_picture_index: torch.LongTensor | None = None,
+        video_patches: torch.FloatTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | BaseModelOutputWithPooling:
         r"""
         The LLM tokens of each video in `pooler_output`, a tuple of `(tokens, hidden_size)`; the vision tower's own
         outputs (`last_hidden_state`, `hidden_states`, `attentions`) beside them. For the arguments see `forward`.
         """
-        index, frame_mask = self._check_frames(pixel_values_videos, video_frame_mask, video_picture_index)
+        frames = {"pixel_values_videos": pixel_values_videos, "video_patches": video_patches}
+        given = [name for name, value in frames.items() if value is not None]
+        if len(given) != 1:
+            found = "both" if given else "neither"
+            raise ValueError(f"exactly one of {' and '.join(frames)} must be given, found {found}")
+        pictures = frames[given[0]]
+        index, frame_mask = self._check_frames(given[0], pictures, video_frame_mask, video_picture_index)
         num_videos, num_frames = frame_mask.shape
         ragged = not frame_mask.all()
         if index is not None:
-            pictures, index = pixel_values_videos, index[frame_mask]
+            index = index[frame_mask]
         else:
-            pictures = pixel_values_videos[frame_mask] if ragged else pixel_values_videos.flatten(0, 1)
+            pictures = pictures[frame_mask] if ragged else pictures.flatten(0, 1)
 
-        vision_outputs = self._see(pictures, **kwargs)
+        if video_patches is None:
+            vision_outputs = self._see(pictures, **kwargs)
+        else:
+            vision_outputs = BaseModelOutputWithPooling(last_hidden_state=pictures.to(self.vision_tower.dtype))
         patches = vision_outputs.last_hidden_state
         if index is None and not ragged:
             vision_outputs.last_hidden_state = patches.unflatten(0, (num_videos, num_frames))
@@ -155,13 +165,16 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         with torch.no_grad() if self.config.freeze_vision else nullcontext():
             return self.vision_tower(pictures, **kwargs | {"return_dict": True})
 
-    def _check_frames(self, pixel_values_videos, frame_mask, index):
+    def _check_frames(self, name, frames, frame_mask, index):
         """Validates the frames' shapes; returns the picture index, if any, and the mask of existing frames."""
-        size = self.config.vision_config.image_size
-        expected, leading = ("(videos, frames", 2) if index is None else ("(pictures", 1)
-        shape = tuple(pixel_values_videos.shape)
-        if len(shape) != leading + 3 or shape[leading:] != (3, size, size) or 0 in shape:
-            raise ValueError(f"pixel_values_videos must have shape {expected}, 3, {size}, {size}), found {shape}")
+        vision = self.config.vision_config
+        each = (3, vision.image_size, vision.image_size)
+        if name == "video_patches":
+            each = (self.vision_tower.embeddings.num_positions, vision.hidden_size)
+        expected, leading = ("videos, frames", 2) if index is None else ("pictures", 1)
+        shape = tuple(frames.shape)
+        if len(shape) != leading + len(each) or shape[leading:] != each or 0 in shape:
+            raise ValueError(f"{name} must have shape ({expected}, {', '.join(map(str, each))}), found {shape}")
         if index is not None:
             if index.ndim != 2 or index.max() >= shape[0]:
                 raise ValueError(
@@ -176,7 +189,7 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
                 )
         videos_and_frames = shape[:2] if index is None else tuple(index.shape)
         if frame_mask is None:
-            frame_mask = torch.ones(videos_and_frames, dtype=torch.bool, device=pixel_values_videos.device)
+            frame_mask = torch.ones(videos_and_frames, dtype=torch.bool, device=frames.device)
         frame_mask = frame_mask.bool()
         if tuple(frame_mask.shape) != videos_and_frames:
             raise ValueError(
@@ -222,13 +235,14 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
         video_frame_mask: torch.BoolTensor | None = None,
         video_time_input_ids: torch.LongTensor | None = None,
         video_time_attention_mask: torch.LongTensor | None = None,
         video_picture_index: torch.LongTensor | None = None,
+        video_patches: torch.FloatTensor | None = None,
         video_metadata: list | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
@@ -244,6 +258,9 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
                 Each frame's time sentence for the image Q-Former, padded on the right. Needed if it reads time.
             video_picture_index (`torch.LongTensor` of shape `(videos, frames)`, *optional*):
                 Which picture each frame shows, so that a picture repeated in a batch passes the vision tower once.
+            video_patches (`torch.FloatTensor` of shape `(videos, frames, patches, width)`, *optional*):
+                In place of `pixel_values_videos`, what the vision tower makes of the frames; with
+                `video_picture_index` of the unique pictures, `(pictures, patches, width)`.
             video_metadata (*optional*):
                 Not read here: it travels with the processor's output so that answers can be turned into seconds.
         """
@@ -253,15 +270,17 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
         video_outputs = (mm_encoder_outputs or {}).get("video")
-        if pixel_values_videos is not None:
+        if pixel_values_videos is not None or video_patches is not None:
             if video_outputs is not None:
-                raise ValueError("pixel_values_videos and mm_encoder_outputs['video'] must not be given together")
+                name = "video_patches" if pixel_values_videos is None else "pixel_values_videos"
+                raise ValueError(f"{name} and mm_encoder_outputs['video'] must not be given together")
             video_outputs = self.get_video_features(
                 pixel_values_videos,
                 video_frame_mask=video_frame_mask,
                 video_time_input_ids=video_time_input_ids,
                 video_time_attention_mask=video_time_attention_mask,
                 video_picture_index=video_picture_index,
+                video_patches=video_patches,
                 return_dict=True,
             )
 
@@ -276,14 +295,14 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
         )
         return Seq2TimeModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             video_hidden_states=video_features,
@@ -319,6 +338,12 @@ class Seq2TimeForConditionalGeneration(TemporalAnswers, Seq2TimePreTrainedModel,
     def get_video_features(self, *args, **kwargs):
         return self.model.get_video_features(*args, **kwargs)
 
+    def _prepare_multimodal_encoder_kwargs_for_generation(self, model_kwargs):
+        # transformers encodes what it knows the name of; patches alone it would drop without a word.
+        if model_kwargs.get("video_patches") is not None:
+            model_kwargs.setdefault("pixel_values_videos", None)
+        return super()._prepare_multimodal_encoder_kwargs_for_generation(model_kwargs)
+
     @torch.no_grad()
     def add_time_tokens(self, tokenizer, notation: str | None = None, **options) -> list[int]:
         """
@@ -352,13 +377,14 @@ class Seq2TimeForConditionalGeneration(TemporalAnswers, Seq2TimePreTrainedModel,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         pixel_values_videos: torch.FloatTensor | None = None,
         video_frame_mask: torch.BoolTensor | None = None,
         video_time_input_ids: torch.LongTensor | None = None,
         video_time_attention_mask: torch.LongTensor | None = None,
         video_picture_index: torch.LongTensor | None = None,
+        video_patches: torch.FloatTensor | None = None,
         video_metadata: list | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -377,13 +403,14 @@ class Seq2TimeForConditionalGeneration(TemporalAnswers, Seq2TimePreTrainedModel,
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             pixel_values_videos=pixel_values_videos,
             video_frame_mask=video_frame_mask,
             video_time_input_ids=video_time_input_ids,
             video_time_attention_mask=video_time_attention_mask,
             video_picture_index=video_picture_index,
+            video_patches=video_patches,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
             return_dict=True,
@@ -398,7 +425,7 @@ class Seq2TimeForConditionalGeneration(TemporalAnswers, Seq2TimePreTrainedModel,
         return Seq2TimeCausalLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             video_hidden_states=outputs.video_hidden_states,

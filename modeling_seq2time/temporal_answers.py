@@ -441,8 +441,8 @@ def _prompt_scores(model, features: torch.Tensor, prompts: list[list[int]], shar
         ids = torch.tensor([tokens], device=model.device)
         mask = torch.ones(1, len(tokens) + (cache.get_seq_length() if cache else 0), device=model.device).long()
         return model.model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, return_dict=True, **inputs
-        ).past_key_values
+            input_ids=ids, attention_mask=mask, cache=cache, use_cache=True, return_dict=True, **inputs
+        ).cache
 
     common = run(prompts[0][:shared], None, mm_encoder_outputs=video) if shared else None
     for prompt in prompts:
@@ -464,7 +464,7 @@ def _prompt_scores(model, features: torch.Tensor, prompts: list[list[int]], shar
                 input_ids=ids,
                 attention_mask=(places < past + sizes[:, None]).long(),
                 position_ids=places[None, past:].expand(len(answers), -1),
-                past_key_values=rows,
+                cache=rows,
                 use_cache=True,
                 return_dict=True,
             ).last_hidden_state

@@ -158,6 +158,32 @@ def test_a_repeated_picture_is_seen_once(model, monkeypatch):
     assert torch.equal(model.generate(**once, **generate), model.generate(**repeated, **generate))
 
 
+@torch.no_grad()
+def test_patches_in_place_of_pixels(model):
+    """To the last bit: of videos, of shorter ones among them, and of unique pictures; also in `generate`."""
+    for counts in ((10, 10), (10, 7)):
+        batch = video_inputs(model, counts)
+        mask = batch["video_frame_mask"]
+        index = {"video_picture_index": torch.arange(20).view(2, 10).remainder(6).masked_fill(~mask, -1)}
+        for pixels, more in ((batch["pixel_values_videos"], {}), (batch["pixel_values_videos"][0, :6], index)):
+            flat = pixels if more else pixels[mask]
+            patches = model.model._see(flat).last_hidden_state
+            if not more:
+                patches = patches.new_zeros(2, 10, *patches.shape[1:]).masked_scatter(mask[:, :, None, None], patches)
+            seen = batch | more | {"pixel_values_videos": pixels}
+            told = batch | more | {"pixel_values_videos": None, "video_patches": patches}
+            expected = model(**seen).logits
+            assert torch.equal(model(**told).logits, expected)
+            assert not torch.equal(model(**told | {"video_patches": patches.flip(1)}).logits, expected)
+            low = model(**told | {"video_patches": patches.half()}).logits
+            assert low.dtype == expected.dtype
+            torch.testing.assert_close(low, expected, atol=1e-3, rtol=0)
+            del told["pixel_values_videos"]
+            for way in ({"num_beams": 2}, {"use_cache": False}):
+                settings = {"max_new_tokens": 3, "do_sample": False} | way
+                assert torch.equal(model.generate(**told, **settings), model.generate(**seen, **settings))
+
+
 def test_the_frozen_tower_has_no_graph(tiny):
     model = copy.deepcopy(tiny("timechat", **SMALL_WINDOWS)[0]).train()
     model.enable_input_require_grads()  # what TRL and PEFT do, on every submodel
@@ -328,6 +354,18 @@ BAD = {
     "no frames": (
         {"pixel_values_videos": lambda pixels: pixels[:, :0], "video_frame_mask": lambda mask: None},
         r"found \(1, 0, 3, 56, 56\)",
+    ),
+    "pixels and patches": (
+        {"video_patches": lambda _: torch.zeros(1, 10, 17, 32)},
+        "exactly one of pixel_values_videos and video_patches must be given, found both",
+    ),
+    "patches of another width": (
+        {"pixel_values_videos": lambda _: None, "video_patches": lambda _: torch.zeros(1, 10, 17, 30)},
+        r"video_patches must have shape \(videos, frames, 17, 32\), found \(1, 10, 17, 30\)",
+    ),
+    "patches of pictures without an index": (
+        {"pixel_values_videos": lambda _: None, "video_patches": lambda _: torch.zeros(10, 17, 32)},
+        r"video_patches must have shape \(videos, frames, 17, 32\), found \(10, 17, 32\)",
     ),
     "a video without frames": ({"video_frame_mask": torch.zeros_like}, r"every video needs at least one frame.*\[0\]"),
     "frames after padding": ({"video_frame_mask": lambda mask: mask.index_fill(1, torch.tensor([0]), False)}, "before"),

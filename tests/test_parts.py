@@ -15,7 +15,18 @@ from train.parts.model import make_model
 from train.parts.views import View, draw_view
 
 
-STEPS = ["--language-steps", "2", "--sight-steps", "4", "--frames-steps", "2", "--pictures", "200"]
+STEPS = [
+    "--language-steps",
+    "2",
+    "--sight-steps",
+    "4",
+    "--frames-steps",
+    "2",
+    "--times-steps",
+    "2",
+    "--pictures",
+    "200",
+]
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +62,10 @@ def test_a_base_is_made_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_each_part_trains_its_own(made):
-    """And all parts together all of the model."""
+    """And the first three together all of the model."""
     state = made[0].state_dict()
     names = {part: {name for name in state if name.startswith(own)} for part, own in command.PARTS.items()}
+    assert names.pop("times") == names["language"]
     assert all(names.values()) and set.union(*names.values()) == set(state)
     assert sum(map(len, names.values())) == len(state), "no part trains another's"
 
@@ -104,6 +116,19 @@ def test_times_are_drawn_as_their_digits_say(kind):
     for _, written, digits in drawn:
         assert len(digits) == language.DIGITS
         assert float(written) == pytest.approx(int(digits) / (10_000 if kind == "position" else 10))
+
+
+def test_pictures_of_a_list_come_one_after_the_other():
+    rng, kinds = np.random.default_rng(0), set()
+    for count in range(2, 60):
+        times = language.draw_times(rng, count)
+        kinds |= {kind for kind, *_ in times}
+        assert len(times) == count and len({kind for kind, *_ in times}) == 1
+        written, digits = [float(one) for _, one, _ in times], [int(one) for *_, one in times]
+        assert written == sorted(written) and digits == sorted(digits)
+        scale = 10_000 if times[0][0] == "position" else 10
+        assert digits == pytest.approx([scale * one for one in written])
+    assert kinds == set(language.TIMED)
 
 
 def test_frames_are_asked_for_in_the_notation_that_they_are_read_in():

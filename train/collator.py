@@ -75,6 +75,7 @@ class Collator:
         share_videos: whether rows about one video have the same frames and crop in an epoch.
         on_problem, on_long: `stop` or `skip`. What was skipped stands in the batch's `about`; a batch of which nothing
             is left is one blank sample without labels, so that all processes keep step.
+        patches: (patches, width) of a picture where the sets have features of a cache, which then are what it batches.
     """
 
     processor: Seq2TimeProcessor
@@ -86,6 +87,7 @@ class Collator:
     share_videos: bool = False
     on_problem: str = "stop"
     on_long: str = "stop"
+    patches: tuple[int, int] | None = None
 
     def __call__(self, rows: list[dict]) -> dict:
         pictures, seen, skipped = Pictures(), [], []
@@ -133,7 +135,9 @@ class Collator:
         return Seen(record, metadata, places, ids, labels)
 
     def pixels(self, frames: list, rng: np.random.Generator | None) -> torch.Tensor:
-        """Pictures as the vision tower takes them, all with the same crop, if any."""
+        """Pictures as the vision tower takes them, all with the same crop, if any; or what it made of them."""
+        if self.patches:
+            return torch.from_numpy(np.stack(frames))
         if rng is not None:
             size = self.processor.video_processor.size
             side = (size["height"], size["width"])
@@ -141,15 +145,15 @@ class Collator:
             cropped = [torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in frames]
             squeezed = [transforms.resize(frame, side, InterpolationMode.BICUBIC, antialias=True) for frame in cropped]
             frames = transforms.resized_crop(torch.stack(squeezed), *corner, side, InterpolationMode.BICUBIC)
-        processed = self.processor.video_processor([frames], do_sample_frames=False, return_tensors="pt")
-        return processed["pixel_values_videos"][0]
+        return as_pixels(self.processor, frames)
 
     def blank(self, pictures: Pictures) -> Seen:
         size = self.processor.video_processor.size
         metadata = Seq2TimeVideoMetadata(total_num_frames=1, frames_indices=[0])
         chat = as_chat(self.processor, [{"role": "user", "content": ""}], metadata)
         ((ids, labels),) = encode(self.processor, [chat])
-        places = pictures.places_of("blank", [0], lambda _: torch.zeros(1, 3, size["height"], size["width"]))
+        shape = self.patches or (3, size["height"], size["width"])
+        places = pictures.places_of("blank", [0], lambda _: torch.zeros(1, *shape))
         return Seen({}, metadata, places, ids, labels)
 
     def batch(self, seen: list[Seen], pictures: Pictures) -> dict:
@@ -160,13 +164,19 @@ class Collator:
             "input_ids": padded([one.ids for one in seen], self.processor.tokenizer.pad_token_id),
             "attention_mask": padded([[1] * len(one.ids) for one in seen], 0),
             "labels": padded([one.labels for one in seen], IGNORED),
-            "pixel_values_videos": torch.cat(pictures.pixels),
+            "video_patches" if self.patches else "pixel_values_videos": torch.cat(pictures.pixels),
             "video_picture_index": padded([one.pictures for one in seen], -1),
         }
         if self.processor.qformer_reads_time:
             time = self.processor._time_inputs([one.metadata for one in seen])
             batch |= {name: torch.tensor(value) for name, value in time.items()}
         return batch
+
+
+def as_pixels(processor: Seq2TimeProcessor, frames: list) -> torch.Tensor:
+    """Pictures as the vision tower takes them."""
+    processed = processor.video_processor([frames], do_sample_frames=False, return_tensors="pt")
+    return processed["pixel_values_videos"][0]
 
 
 def random_crop(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:

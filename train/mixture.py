@@ -103,6 +103,19 @@ class Mixture:
         fitting = {name: self.column(name)[~long] for name in self.rows.column_names}
         return Mixture(self.sets, Dataset.from_dict(fitting), self.sources), names
 
+    def pools(self) -> list[tuple[list[Samples], list[int]]]:
+        """Of each pool the sets that refer to it, and the ids of what their rows show."""
+        found, usable = {}, self.column("length") > 0
+        pools, numbers, rows = (self.column(name) for name in ("pool", "set", "row"))
+        for number, samples in enumerate(self.sets):
+            mine = usable & (numbers == number)
+            if mine.any():
+                sets, ids = found.setdefault(int(pools[mine][0]), ([], set()))
+                sets.append(samples)
+                for sequence in samples.records.select(np.unique(rows[mine]))["sequence"]:
+                    ids.update(one["clip"] if isinstance(one, dict) else one for one in sequence)
+        return [(sets, sorted(ids)) for sets, ids in found.values()]
+
     def report(self) -> str:
         """Rows, tokens and frames of each data set and configuration."""
         table = {name: self.column(name) for name in ("source", "length", "answers", "frames")}

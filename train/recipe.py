@@ -84,6 +84,8 @@ class Recipe:
         crop: whether each video has one random crop, as TimeChat trains.
         share_videos: whether rows about one video come together, with the same frames and crop: faster, less varied.
         crop_images: whether image sequences have one too, which forbids that they share pictures.
+        feature_cache: folder where the frozen vision tower's features of all pictures and frames are kept, so that
+            each is decoded and encoded once for all runs; needs `crop: false`.
         lora_rank, lora_alpha, lora_dropout, lora_targets: LoRA of the language model.
         quantization: 8 or 4 bits for the frozen language model.
         dtype: of the frozen weights; what is trained is kept in float32.
@@ -105,6 +107,7 @@ class Recipe:
     crop: bool = True
     crop_images: bool = False
     share_videos: bool = False
+    feature_cache: str | None = None
     lora_rank: int = 32
     lora_alpha: int = 32
     lora_dropout: float | int = 0.1
@@ -163,7 +166,13 @@ def read_recipe(path: str, overrides: list[str] = ()) -> tuple[Recipe, dict]:
         found["held_out"] = _source(f"{path}, held_out", found["held_out"], HeldOut)
     settings = {key: found.pop(key) for key in list(found) if key in SETTINGS}
     _expect_types(path, settings)
-    return _made(path, Recipe, found), OURS | settings
+    recipe = _made(path, Recipe, found)
+    if recipe.feature_cache is not None and (recipe.crop or recipe.crop_images):
+        raise DataError(
+            f"{path}, feature_cache: expected crop: false and crop_images: false, as a crop is new in each epoch and "
+            f"its features can't be kept; found crop: {recipe.crop}, crop_images: {recipe.crop_images}"
+        )
+    return recipe, OURS | settings
 
 
 def _source(place: str, values, kind: type):
@@ -235,7 +244,7 @@ def _override(found: dict, text: str):
 FREE = (
     *("output_dir", "prepare", "held_out", "max_loss", "preset", "attn_implementation", "use_cpu"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "dataset_num_proc"),
-    *("gradient_checkpointing", "activation_checkpointing", "on_problem", "on_long"),
+    *("gradient_checkpointing", "activation_checkpointing", "on_problem", "on_long", "feature_cache"),
     *("save_", "log_", "logging_", "dataloader_", "hub_", "push_to_hub", "report_to", "run_name", "project"),
     *("trackio_", "disable_tqdm", "ddp_", "torch_empty_cache_steps", "skip_memory_metrics"),
 )
@@ -245,6 +254,7 @@ def as_run(recipe: Recipe, settings: dict, update_size: int) -> dict:
     """What a run is, as its folder notes it."""
     run = json.loads(json.dumps(asdict(recipe) | settings | {"update_size": update_size}))
     run.pop("hub_token", None)  # the card of the run shows the rest
+    run["feature_cache"] = recipe.feature_cache is not None  # where it lies is this machine's matter
     return run
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.trainer_utils import get_last_checkpoint, set_seed
 from trl import SFTConfig
 
@@ -30,6 +31,7 @@ from .adapter import load_for_training, parameter_report, prepare_base
 from .bill import bill
 from .card import describe, describe_model, publish, write_card
 from .collator import Collator
+from .features import fingerprint, keep_features, patches_of
 from .mixture import Mixture
 from .plan import SHARDINGS
 from .recipe import Recipe, as_run, claim, read_recipe
@@ -103,6 +105,15 @@ def load(recipe: Recipe, args: SFTConfig, state: PartialState):
             f"expected at least one update of {size} samples, found {len(fitting.rows)}, and {len(long)} that are "
             f"longer than max_length={args.max_length}"
         )
+    if recipe.feature_cache:
+        if not model.config.freeze_vision:
+            raise DataError("feature_cache: expected a model with freeze_vision: true, found a vision tower that isn't")
+        if is_deepspeed_zero3_enabled():
+            raise DataError("feature_cache: expected a vision tower that is whole, found one that ZeRO-3 has split")
+        folder, tower = Path(recipe.feature_cache), model.get_base_model().model.vision_tower
+        weights = gather_object([fingerprint(tower)])[0]  # FSDP loads them in the first process alone
+        with state.main_process_first():
+            keep_features(fitting, tower, weights, processor, folder, recipe.on_problem, state.device)
     reports = [parameter_report(model), fitting.report()]
     if left := len(fitting.rows) % size:
         reports.append(f"left out, drawn anew in each epoch, as they don't fill an update of {size}: {left:,}")
@@ -151,6 +162,7 @@ def main(arguments: list[str] | None = None):
             recipe.share_videos,
             recipe.on_problem,
             recipe.on_long,
+            patches_of(model.config) if recipe.feature_cache else None,
         ),
         processing_class=processor,
         max_loss=recipe.max_loss,

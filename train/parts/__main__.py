@@ -8,8 +8,9 @@ Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the 
   lists of pictures.
 - sight: the vision tower tells, patch by patch, which words a picture's description has.
 - frames: Q-Formers and projector hand on each frame of a window as the token that the language model reads.
+- times: the language model looks up times in such lists, in plain text, as LLaMA can in a text.
 
-So it can look something up, as LLaMA can, and read a time, but was never asked when something is. Parts that are
+So it was never shown a sequence, clip or video, knows nothing of moments, and has no time tokens. Parts that are
 finished are kept when the command is given again.
 """
 
@@ -29,7 +30,7 @@ from dataset_scripts.files import atomic_writer, replacing
 from dataset_scripts.items import DataError
 
 from .frames import learn_frames
-from .language import corpus, learn_language
+from .language import corpus, learn_language, learn_times
 from .model import make_model
 from .sight import Album, learn_sight
 from .views import draw_unseen, in_any_colour
@@ -39,8 +40,9 @@ PARTS = {  # what each part trains
     "language": ("model.language_model.", "lm_head."),
     "sight": ("model.vision_tower.",),
     "frames": ("model.image_qformer.", "model.video_qformer.", "model.projector."),
+    "times": ("model.language_model.", "lm_head."),
 }
-STEPS = {"language": 500, "sight": 1500, "frames": 1200}
+STEPS = {"language": 500, "sight": 1500, "frames": 1200, "times": 500}
 
 
 def main(arguments: list[str] | None = None):
@@ -70,6 +72,8 @@ def main(arguments: list[str] | None = None):
         torch.manual_seed(args.seed)  # whatever was learned before in this process
         if name == "language":
             learn_language(model, processor, steps, rng)
+        elif name == "times":
+            learn_times(model, processor, steps, rng)
         else:
             album = album or Album(processor, patch, args.seed, args.pictures)
             if name == "sight":

@@ -5,6 +5,7 @@ what is missing in a description of one; and it reads the wording of all questio
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from .views import PAIRS, WORDS, View, describe, draw_view
 
 
 DIGITS = 4  # of a time: those behind the point of a position, or hundreds to tenths of seconds and images
+KINDS, SHARES = ("image", "s", "position"), (0.2, 0.25, 0.55)  # of times, and how often each is drawn
 BLUR = 0.3  # of the ideal tokens: eyes are never perfect
 TOKENS = 6000  # of a step, about
 MOST = 32  # pictures in a list
@@ -47,6 +49,13 @@ def corpus() -> list[str]:
     asked = [text for pair in ASKED.values() for text in pair] + [text for row in LOOKED_UP.values() for text in row]
     frame = "[INST] <<SYS>>\n \n<</SYS>>\n\n<Video></Video> The video contains 32 frames. [/INST]"
     return world_texts() + 100 * (template_texts() + asked) + 1000 * [frame]
+
+
+TIMED = {  # how a picture of a list is asked for by its time, and a time by what is there
+    "image": (("What is the number of {}?", "Which number has {}?"), "It has the number {}.", "What shows number {}?"),
+    "s": (("When is {}?", "At what second is {} seen?"), "It is at {} seconds.", "What is seen at {} seconds?"),
+    "position": (("At what position is {}?", "Where in the list is {}?"), "It is at {}.", "What is at {}?"),
+}
 
 
 class Reading(nn.Module):
@@ -77,12 +86,25 @@ class Reading(nn.Module):
 
 def draw_time(rng: np.random.Generator) -> tuple[str, str, str]:
     """A place in time: how it is asked for, how it is written, its digits."""
-    kind = ("image", "s", "position")[rng.integers(3)]
+    kind = KINDS[rng.choice(3, p=SHARES)]
     if kind == "position":
         time = f"{rng.integers(10**DIGITS):0{DIGITS}d}"
         return kind, f"0.{time}", time
     tenths = int(rng.integers(1, 97)) * 10 if kind == "image" else int(rng.integers(1500))
     return kind, f"{tenths // 10}" if kind == "image" else f"{tenths / 10:.1f}", f"{tenths:0{DIGITS}d}"
+
+
+def draw_times(rng: np.random.Generator, count: int) -> list[tuple[str, str, str]]:
+    """Of a list of pictures one after the other, all asked for in the same way."""
+    kind = KINDS[rng.choice(3, p=SHARES)]
+    if kind == "image":
+        return [(kind, f"{number}", f"{10 * number:0{DIGITS}d}") for number in range(1, count + 1)]
+    places = np.arange(count) + (rng.random(count) if rng.random() < 0.5 else rng.integers(2))
+    if kind == "position":
+        codes = np.minimum(np.round(places / count * 10**DIGITS), 10**DIGITS - 1).astype(int)
+        return [(kind, f"0.{code:0{DIGITS}d}", f"{code:0{DIGITS}d}") for code in codes]
+    tenths = np.round(places / count * rng.uniform(100, 1300)).astype(int)
+    return [(kind, f"{tenth / 10:.1f}", f"{tenth:0{DIGITS}d}") for tenth in tenths]
 
 
 def partly(rng: np.random.Generator, view: View, without: str) -> str:
@@ -97,6 +119,14 @@ def look_up(rng: np.random.Generator, view: View) -> tuple[str, str]:
     kind = list(LOOKED_UP)[rng.choice(4, p=(0.3, 0.2, 0.3, 0.2))]
     question = LOOKED_UP[kind][rng.integers(3)].format(partly(rng, view, "all" if kind == "caption" else kind))
     return question, f"{describe(rng, view) if kind == 'caption' else getattr(view, kind)}."
+
+
+def look_up_time(rng: np.random.Generator, view: View, time: tuple[str, str, str]) -> tuple[str, str]:
+    kind, written, _ = time
+    asked, answer, back = TIMED[kind]
+    if rng.random() < 0.3:
+        return back.format(written), f"{describe(rng, view)}."
+    return asked[rng.integers(len(asked))].format(partly(rng, view, "none")), answer.format(written)
 
 
 def filled(rng: np.random.Generator) -> tuple[str, str]:
@@ -137,12 +167,12 @@ class Lesson:
     def ids(self, text: str, first: bool = False) -> list[int]:
         return self.tokenizer(text, add_special_tokens=first)["input_ids"]
 
-    def sample(self, count: int, questions: int, pairs: list = PAIRS):
+    def sample(self, count: int, questions: int, pairs: list = PAIRS, timed: bool = False):
         rng = self.rng
         if count:
             chosen = rng.choice(len(pairs), min(count, len(pairs)), replace=False)
             views = [draw_view(rng, pairs[chosen[one % len(chosen)]]) for one in range(count)]
-            times = [draw_time(rng) for _ in range(count)]
+            times = draw_times(rng, count) if timed and count > 1 else [draw_time(rng) for _ in range(count)]
         if count == 0:
             turns = [filled(rng) for _ in range(questions)]
         elif count == 1:
@@ -151,9 +181,15 @@ class Lesson:
                 (ASKED["caption"][0], f"{describe(rng, views[0])}."),
                 (ASKED[kind][0], ASKED[kind][1].format(time)),
             ]
-            turns = [turns[one] for one in rng.permutation(2)]
+            turns = turns[1:] if timed else [turns[one] for one in rng.permutation(2)]
         else:
-            turns = [look_up(rng, views[place]) for place in rng.integers(min(count, len(pairs)), size=questions)]
+            places = rng.integers(min(count, len(pairs)), size=questions).tolist()
+            turns = [
+                look_up_time(rng, views[place], times[place])
+                if timed and rng.random() < 0.7
+                else look_up(rng, views[place])
+                for place in places
+            ]
         ids, labels = [], []
         for number, (question, answer) in enumerate(turns):
             before = "[INST] <<SYS>>\n \n<</SYS>>\n\n" if not number else "[INST] "
@@ -169,9 +205,9 @@ class Lesson:
             return ids, labels, weights, digits
         return ids, labels, None, None
 
-    def forward(self, count: int, batch: int, questions: int, pairs=PAIRS):
+    def forward(self, count: int, batch: int, questions: int, pairs=PAIRS, timed: bool = False):
         """Logits at what is to be learned, and what that is."""
-        samples = [self.sample(count, questions, pairs) for _ in range(batch)]
+        samples = [self.sample(count, questions, pairs, timed) for _ in range(batch)]
         longest = max(len(ids) for ids, *_ in samples)
         ids = torch.zeros(batch, longest, dtype=torch.long)
         labels = torch.full((batch, longest), -100)
@@ -193,30 +229,46 @@ class Lesson:
         wanted = labels[:, 1:] != -100
         return self.model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted]
 
-    def right(self, count: int, pairs) -> float:
+    def right(self, count: int, pairs, timed: bool = False) -> float:
         """Share of tokens that are told right."""
         with torch.no_grad():
-            logits, wanted = self.forward(count, 24, 4, pairs)
+            logits, wanted = self.forward(count, 24, 4, pairs, timed)
         return float((logits.argmax(-1) == wanted).float().mean())
 
 
 def learn_language(model, processor, steps: int, rng: np.random.Generator):
-    lesson = Lesson(model, processor, rng)
+    _learn("language", model, processor, steps, rng, 2e-3, lambda done: 2 + round((MOST - 2) * done / 0.6))
+
+
+def learn_times(model, processor, steps: int, rng: np.random.Generator):
+    """
+    The time of a picture, then lists in which each has its time, as a text may have. The words stay what they are.
+    """
+    model.get_input_embeddings().requires_grad_(False)
+    longest = lambda done: 6 + round((MOST - 6) * max(0.0, done - 0.6) / 0.25)  # noqa: E731
+    _learn("times", model, processor, steps, rng, 6e-3, longest, timed=True)
+    model.get_input_embeddings().requires_grad_(True)
+
+
+def _learn(name: str, model, processor, steps: int, rng, rate: float, longest: Callable, timed: bool = False):
+    """`longest` list of pictures, by the share of steps that is done: short ones before long ones."""
+    lesson, unseen = Lesson(model, processor, rng), miniworld.pairs("test")
 
     def loss(step: int) -> torch.Tensor:
-        longest = 2 + round((MOST - 2) * min(1.0, step / (0.6 * steps)))  # short lists before long ones
-        which = rng.random()
-        count = 0 if which < 0.06 else 1 if which < 0.2 else int(rng.integers(2, longest + 1))
-        questions = {0: 4, 1: 2}.get(count, 8)
+        done, which = step / steps, rng.random()
+        alone = 0.9 if timed and done < 0.35 else 0.2
+        count = int(rng.integers(2, min(MOST, longest(done)) + 1))
+        count = 0 if which < 0.06 else 1 if which < alone else count
+        questions = {0: 4, 1: 1 if timed else 2}.get(count, 8)
         length = 30 + count + 26 * questions
-        logits, wanted = lesson.forward(count, max(1, round(TOKENS / length)), questions)
+        logits, wanted = lesson.forward(count, max(1, round(TOKENS / length)), questions, timed=timed)
         return functional.cross_entropy(logits, wanted)
 
     def report() -> str:
-        test = miniworld.pairs("test")
+        """Tokens told right about lists, of pairs of the training split and of the test split."""
         return " ".join(
-            f"{count}: {lesson.right(count, PAIRS):.2f}/{lesson.right(min(count, 16), test):.2f}"
-            for count in (2, 8, 32)
+            f"{count}: {lesson.right(count, PAIRS, timed):.2f}/{lesson.right(min(count, 16), unseen, timed):.2f}"
+            for count in ((1, 6, 32) if timed else (2, 8, 32))
         )
 
-    fit("language", [model.model.language_model, model.lm_head], steps, loss, 2e-3, report)
+    fit(name, [model.model.language_model, model.lm_head], steps, loss, rate, report)
