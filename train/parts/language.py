@@ -124,7 +124,7 @@ def look_up(rng: np.random.Generator, view: View) -> tuple[str, str]:
 def look_up_time(rng: np.random.Generator, view: View, time: tuple[str, str, str]) -> tuple[str, str]:
     kind, written, _ = time
     asked, answer, back = TIMED[kind]
-    if rng.random() < 0.3:
+    if rng.random() < 0.15:
         return back.format(written), f"{describe(rng, view)}."
     return asked[rng.integers(len(asked))].format(partly(rng, view, "none")), answer.format(written)
 

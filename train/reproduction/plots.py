@@ -27,7 +27,11 @@ def plot(gathered: dict, file: Path):
         for kind, line in zip(kinds, panels, strict=True):
             for name, panel in zip(names, line, strict=True):
                 task = TASK_OF[name]
-                panel.set_title(f"{COLUMNS[task][name]}\n{gathered['labels']['ours' if kind == 'ours' else task]}")
+                if kind == "paper" and not any(name in row["paper"] for row in gathered["rows"]):
+                    panel.set_axis_off()
+                    continue
+                label = gathered["labels"]["ours" if kind == "ours" else task].replace(" (", "\n(")
+                panel.set_title(f"{COLUMNS[task][name]}\n{label}")
                 (_curve if gathered["x"] else _bars)(panel, gathered, kind, name)
                 if kind == "ours" and name in gathered["baselines"].get("chance", {}):
                     draw = panel.axhline if gathered["x"] else panel.axvline
