@@ -46,7 +46,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="examples/seq2time-mini-base", help="model to start from (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("quickstart"), help="folder of everything (%(default)s)")
-    world = "pictures=800&clips=160&videos=40"
+    world = "pictures=800&clips=160&videos=30"
     parser.add_argument("--world", default=world, help="what is rendered to train on (%(default)s)")
     parser.add_argument("--instances", type=int, default=800, help="image sequences; clip sequences are half as many")
     parser.add_argument("--test-videos", type=int, default=12, help="that are asked about (%(default)s)")

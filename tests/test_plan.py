@@ -8,7 +8,7 @@ from peft import get_peft_model
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 from trl.trainer.utils import add_fused_lm_head
 
 from dataset_scripts.items import DataError
@@ -78,9 +78,17 @@ def in_place(accumulated, first, second, **kwargs):
     return 2 * first[0] * first[1] * second[1]
 
 
+# What torch doesn't count by itself; of attention it knows the kernels of GPUs alone.
+UNCOUNTED = {
+    torch.ops.aten.addmm_: in_place,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+}
+
+
 def counted(model, inputs):
     """FLOPs of forward and backward, as torch counts them."""
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+    with FlopCounterMode(display=False, custom_mapping=UNCOUNTED) as counter:
         loss = model(**inputs, fused_lm_head=True).loss
         forward = counter.get_total_flops()
         loss.backward()
