@@ -8,7 +8,7 @@ from peft import get_peft_model
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from trl.trainer.utils import add_fused_lm_head
 
 from dataset_scripts.items import DataError
@@ -81,8 +81,10 @@ def in_place(accumulated, first, second, **kwargs):
 # What torch doesn't count by itself; of attention it knows the kernels of GPUs alone.
 UNCOUNTED = {
     torch.ops.aten.addmm_: in_place,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **kwargs: sdpa_flop_count(*shapes[:3]),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda *shapes, **kwargs: sdpa_backward_flop_count(*shapes[:4])
+    ),
 }
 
 
