@@ -56,13 +56,12 @@ def main(arguments: list[str] | None = None):
     if args.output.exists():
         raise DataError(f"{args.output}: expected a folder that isn't there yet")
 
-    torch.set_flush_denormal(True)
     finished = args.output.with_name(f".{args.output.name}.parts")
     settings = {name: value for name, value in vars(args).items() if name != "output"}
     took = _claim(finished / "settings.json", settings)
     model, processor = make_model(corpus(), args.seed)
     model.train()
-    patch, album = model.config.vision_config.patch_size, None
+    patch, albums = model.config.vision_config.patch_size, None
     for number, name in enumerate(STEPS):
         file = finished / f"{name}.safetensors"
         if file.is_file():
@@ -75,13 +74,15 @@ def main(arguments: list[str] | None = None):
         elif name == "times":
             learn_times(model, processor, steps, rng)
         else:
-            album = album or Album(processor, patch, args.seed, args.pictures)
+            albums = albums or (
+                Album(processor, patch, args.seed, args.pictures),
+                Album(processor, patch, args.seed + 1, args.pictures, in_any_colour),
+                Album(processor, patch, args.seed + 2, 500, draw_unseen),
+            )
             if name == "sight":
-                any_colour = Album(processor, patch, args.seed + 1, args.pictures, in_any_colour)
-                unseen = Album(processor, patch, args.seed + 2, 500, draw_unseen)
-                learn_sight(model, (album, any_colour, unseen), steps, rng)
+                learn_sight(model, albums, steps, rng)
             else:
-                learn_frames(model, processor, album, steps, rng)
+                learn_frames(model, processor, albums, steps, rng)
         with replacing(file) as new:
             own = {key: tensor.clone() for key, tensor in model.state_dict().items() if key.startswith(PARTS[name])}
             save_file(own, new)
@@ -114,4 +115,5 @@ def _note(path: Path, settings: dict, seconds: dict[str, int]):
 
 
 if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # for the whole process, which is this command's own
     run(main)

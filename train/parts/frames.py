@@ -8,12 +8,13 @@ from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 
 from .fitting import fit
 from .language import DIGITS, Reading
-from .sight import Album
+from .sight import COLOUR, SHAPE, Album
 from .views import WORDS
 
 
 NOTATIONS = ("text", "rpt")  # that the image Q-Former reads times in
-SHARP = 5.0
+SHARP = 5.0  # how far apart the loss sees a digit and another
+BATCH = 16  # sequences
 
 
 def draw_sequence(rng: np.random.Generator, most: int) -> tuple[Seq2TimeVideoMetadata, str, list[str]]:
@@ -32,53 +33,78 @@ def draw_sequence(rng: np.random.Generator, most: int) -> tuple[Seq2TimeVideoMet
     return metadata, notation, [f"{number:0{DIGITS}d}" for number in written]
 
 
-def learn_frames(model, processor, album: Album, steps: int, rng: np.random.Generator, batch: int = 16):
-    parts, embeddings = model.model, model.get_input_embeddings()
-    patches = see(model, album)
+def learn_frames(model, processor, albums: tuple[Album, Album, Album], steps: int, rng: np.random.Generator):
+    """
+    From pictures of the miniworld and of objects in any colour, whose tokens may say any colour: so a shape is handed
+    on whatever its colour. The third album is only asked about.
+    """
+    named, any_colour, unseen = albums
+    embeddings = model.get_input_embeddings().requires_grad_(False)
     with torch.no_grad():
         codes = Reading(embeddings, processor.tokenizer).codes()
         decoder, nothing = torch.linalg.pinv(codes), embeddings.weight[processor.tokenizer.unk_token_id]
-    kept = {}
+    size = codes.square().sum(-1).mean()
+    patches, asked_about = torch.cat([see(model, named), see(model, any_colour)]), see(model, unseen)
+    weights = torch.cat([named.weights, any_colour.weights])
+
+    def told(notation: str, drawn: list, patches: torch.Tensor):
+        """Tokens of frames, tokens of what is left of their windows, and what the first ones say."""
+        said, rest = say(model, processor, notation, [metadata for metadata, *_ in drawn], patches)
+        told = said @ decoder
+        return said, rest, told[:, : len(WORDS)], SHARP * told[:, len(WORDS) :].unflatten(1, (DIGITS, 10))
 
     def loss(step: int) -> torch.Tensor:
-        drawn = [draw_sequence(rng, 64) for _ in range(batch)]
-        total = 0.0
-        for name in NOTATIONS:
-            mine = [one for one in drawn if one[1] == name]
-            if not mine:
+        total, count, drawn = 0.0, 0, [draw_sequence(rng, 64) for _ in range(BATCH)]
+        for notation in NOTATIONS:
+            if not (mine := [one for one in drawn if one[1] == notation]):
                 continue
-            processor.time_notation = name
-            time = processor._time_inputs([metadata for metadata, *_ in mine])
-            processor.time_notation = model.config.time_notation
-            counts = [len(metadata.positions) for metadata, *_ in mine]
-            mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
-            ids, read = (torch.tensor(time[f"video_time_{key}"]) for key in ("input_ids", "attention_mask"))
-            picks = torch.from_numpy(rng.integers(len(album.views), size=sum(counts)))
-            tokens = parts.image_qformer(patches[picks].float(), ids[mask], read[mask])
-            padded = tokens.new_zeros(*mask.shape, *tokens.shape[1:]).masked_scatter(mask[:, :, None, None], tokens)
-            lengths = read.sum(-1).amax(1) + model.config.num_query_tokens
-            windows = parts.video_qformer(padded, mask, torch.arange(tokens.shape[1]) < lengths[:, None])
-            said = [parts.projector(window).flatten(0, 1) for window in windows]
-            rest = torch.cat([one[count:] for one, count in zip(said, counts, strict=True)])
-            said = torch.cat([one[:count] for one, count in zip(said, counts, strict=True)])
-            words = album.weights[picks]
             times = torch.tensor([[*map(int, one)] for *_, digits in mine for one in digits])
-            told = said @ decoder
+            picks = torch.from_numpy(rng.integers(len(patches), size=len(times)))
+            said, rest, seen, digits = told(notation, mine, patches[picks])
+            words = weights[picks]
+            words[:, COLOUR] = words[:, COLOUR].where(picks[:, None] < len(named.views), seen[:, COLOUR].detach())
             wanted = torch.cat([words, functional.one_hot(times, 10).flatten(1)], dim=1) @ codes
-            logits = SHARP * told[:, len(WORDS) :].unflatten(1, (DIGITS, 10))
-            digits = functional.cross_entropy(logits.flatten(0, 1), times.flatten(), reduction="sum") / DIGITS
-            seen = (told[:, : len(WORDS)] - words).square().sum()
-            total = total + digits + seen + (said - wanted).square().sum() / codes.square().sum(-1).mean()
-            total = total + (rest - nothing).square().sum() / codes.square().sum(-1).mean()
-            right = (logits.argmax(-1) == times).float().mean(0)
-            kept[name] = f"{name} digits " + " ".join(f"{one:.2f}" for one in right)
-            kept["seen"] = f"words {((told[:, : len(WORDS)] - words).square().sum() / words.square().sum()).item():.3f}"
-        return total / sum(len(metadata.positions) for metadata, *_ in drawn)
+            total = total + functional.cross_entropy(digits.flatten(0, 1), times.flatten(), reduction="sum") / DIGITS
+            total = total + (seen - words).square().sum()
+            total = total + ((said - wanted).square().sum() + (rest - nothing).square().sum()) / size
+            count += len(times)
+        return total / count
 
-    embeddings.requires_grad_(False)
-    trained = [parts.image_qformer, parts.video_qformer, parts.projector]
-    fit("frames", trained, steps, loss, 1e-2, lambda: ", ".join(kept.values()))
+    @torch.no_grad()
+    def report() -> str:
+        """Of pictures of the test split: colours, shapes and digits told right."""
+        figures = []
+        for notation in NOTATIONS:
+            drawn = [draw_sequence(rng, 64) for _ in range(BATCH)]
+            times = torch.tensor([[*map(int, one)] for *_, digits in drawn for one in digits])
+            picks = torch.from_numpy(rng.integers(len(asked_about), size=len(times)))
+            *_, seen, digits = told(notation, drawn, asked_about[picks])
+            words = unseen.weights[picks]
+            kinds = [(seen[:, one].argmax(-1) == words[:, one].argmax(-1)).float().mean() for one in (COLOUR, SHAPE)]
+            places = (digits.argmax(-1) == times).float().mean(0)
+            figures.append(f"{notation}: " + " ".join(f"{one:.2f}" for one in (*kinds, *places)))
+        return ", ".join(figures)
+
+    trained = [model.model.image_qformer, model.model.video_qformer, model.model.projector]
+    fit("frames", trained, steps, loss, 1e-2, report)
     embeddings.requires_grad_(True)
+
+
+def say(model, processor, notation: str, videos: list[Seq2TimeVideoMetadata], patches: torch.Tensor):
+    """Frames of several videos, one after the other: their tokens, and those of what is left of windows."""
+    parts, counts = model.model, [len(video.positions) for video in videos]
+    processor.time_notation = notation
+    time = processor._time_inputs(videos)
+    processor.time_notation = model.config.time_notation
+    mask = torch.arange(max(counts)) < torch.tensor(counts)[:, None]
+    ids, read = (torch.tensor(time[f"video_time_{key}"]) for key in ("input_ids", "attention_mask"))
+    tokens = parts.image_qformer(patches.float(), ids[mask], read[mask])
+    padded = tokens.new_zeros(*mask.shape, *tokens.shape[1:]).masked_scatter(mask[:, :, None, None], tokens)
+    lengths = read.sum(-1).amax(1) + model.config.num_query_tokens
+    windows = parts.video_qformer(padded, mask, torch.arange(tokens.shape[1]) < lengths[:, None])
+    said = [parts.projector(window).flatten(0, 1) for window in windows]
+    split = [(one[:count], one[count:]) for one, count in zip(said, counts, strict=True)]
+    return tuple(map(torch.cat, zip(*split, strict=True)))
 
 
 @torch.no_grad()

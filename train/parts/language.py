@@ -6,6 +6,7 @@ what is missing in a description of one; and it reads the wording of all questio
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ LOOKED_UP = {
 }
 
 
+ONE_WAY = (1 / 3, 1 / 3, 1 / 3, 0.0)  # shares of what is looked up when every answer can be said in one way only
 CLIPS = miniworld.clip_combinations("train")
 # What a time stands behind in the templates of the phases.
 BEFORE_A_TIME = ("index ", "image ", "number ", "numbered ", "indexed as ", "indexed at ", "is ", "at ", "- ")
@@ -115,17 +117,17 @@ def partly(rng: np.random.Generator, view: View, without: str) -> str:
     return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
 
 
-def look_up(rng: np.random.Generator, view: View) -> tuple[str, str]:
-    kind = list(LOOKED_UP)[rng.choice(4, p=(0.3, 0.2, 0.3, 0.2))]
+def look_up(rng: np.random.Generator, view: View, kinds: tuple[float, ...] = (0.3, 0.2, 0.3, 0.2)) -> tuple[str, str]:
+    kind = list(LOOKED_UP)[rng.choice(4, p=kinds)]
     question = LOOKED_UP[kind][rng.integers(3)].format(partly(rng, view, "all" if kind == "caption" else kind))
     return question, f"{describe(rng, view) if kind == 'caption' else getattr(view, kind)}."
 
 
-def look_up_time(rng: np.random.Generator, view: View, time: tuple[str, str, str]) -> tuple[str, str]:
+def look_up_time(rng: np.random.Generator, view: View, time: tuple[str, str, str], back: float = 0.15):
     kind, written, _ = time
-    asked, answer, back = TIMED[kind]
-    if rng.random() < 0.15:
-        return back.format(written), f"{describe(rng, view)}."
+    asked, answer, by_time = TIMED[kind]
+    if rng.random() < back:
+        return by_time.format(written), f"{describe(rng, view)}."
     return asked[rng.integers(len(asked))].format(partly(rng, view, "none")), answer.format(written)
 
 
@@ -162,12 +164,13 @@ class Lesson:
     def __init__(self, model, processor, rng: np.random.Generator):
         self.model, self.processor, self.rng = model, processor, rng
         self.tokenizer, self.reading = processor.tokenizer, Reading(model.get_input_embeddings(), processor.tokenizer)
-        self.end = self.tokenizer.eos_token_id
+        self.end, self.looked_up, self.timed = self.tokenizer.eos_token_id, look_up, look_up_time
 
     def ids(self, text: str, first: bool = False) -> list[int]:
         return self.tokenizer(text, add_special_tokens=first)["input_ids"]
 
-    def sample(self, count: int, questions: int, pairs: list = PAIRS, timed: bool = False):
+    def sample(self, count: int, questions: int, pairs: list = PAIRS, timed: float = 0.0):
+        """`timed` is the share of questions about times."""
         rng = self.rng
         if count:
             chosen = rng.choice(len(pairs), min(count, len(pairs)), replace=False)
@@ -185,9 +188,9 @@ class Lesson:
         else:
             places = rng.integers(min(count, len(pairs)), size=questions).tolist()
             turns = [
-                look_up_time(rng, views[place], times[place])
-                if timed and rng.random() < 0.7
-                else look_up(rng, views[place])
+                self.timed(rng, views[place], times[place])
+                if rng.random() < timed
+                else self.looked_up(rng, views[place])
                 for place in places
             ]
         ids, labels = [], []
@@ -205,8 +208,8 @@ class Lesson:
             return ids, labels, weights, digits
         return ids, labels, None, None
 
-    def forward(self, count: int, batch: int, questions: int, pairs=PAIRS, timed: bool = False):
-        """Logits at what is to be learned, and what that is."""
+    def forward(self, count: int, batch: int, questions: int, pairs=PAIRS, timed: float = 0.0):
+        """Logits at what is to be learned, what that is, and which answer it is of."""
         samples = [self.sample(count, questions, pairs, timed) for _ in range(batch)]
         longest = max(len(ids) for ids, *_ in samples)
         ids = torch.zeros(batch, longest, dtype=torch.long)
@@ -227,48 +230,64 @@ class Lesson:
             embedded = torch.cat([embedded[:, :first], frames, embedded[:, first + room :]], dim=1)
         hidden = self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         wanted = labels[:, 1:] != -100
-        return self.model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted]
+        answers = (wanted & (labels[:, :-1] == -100)).flatten().cumsum(0).view_as(wanted) - 1
+        return self.model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted], answers[wanted]
 
-    def right(self, count: int, pairs, timed: bool = False) -> float:
-        """Share of tokens that are told right."""
-        with torch.no_grad():
-            logits, wanted = self.forward(count, 24, 4, pairs, timed)
-        return float((logits.argmax(-1) == wanted).float().mean())
+    @torch.no_grad()
+    def right(self, count: int, pairs, timed: float) -> float:
+        """Share of answers that are right to the last token, of those that can be said in one way only."""
+        self.looked_up, self.timed = partial(look_up, kinds=ONE_WAY), partial(look_up_time, back=0.0)
+        logits, wanted, answers = self.forward(count, 24, 4, pairs, timed)
+        self.looked_up, self.timed = look_up, look_up_time
+        right = torch.ones(int(answers[-1]) + 1, dtype=torch.bool)
+        right[answers[logits.argmax(-1) != wanted]] = False
+        return float(right.float().mean())
 
 
 def learn_language(model, processor, steps: int, rng: np.random.Generator):
-    _learn("language", model, processor, steps, rng, 2e-3, lambda done: 2 + round((MOST - 2) * done / 0.6))
+    def draw(done: float) -> tuple[int, float]:
+        which, longest = rng.random(), 8 + round((MOST - 8) * min(1.0, max(0.0, done - 0.25) / 0.35))
+        return 0 if which < 0.06 else 1 if which < 0.2 else int(rng.integers(2, longest + 1)), 0.0
+
+    _learn("language", model, processor, steps, rng, draw)
 
 
 def learn_times(model, processor, steps: int, rng: np.random.Generator):
     """
     The time of a picture, then lists in which each has its time, as a text may have. The words stay what they are.
     """
+
+    def draw(done: float) -> tuple[int, float]:
+        which, longest = rng.random(), 8 + round((MOST - 8) * min(1.0, max(0.0, done - 0.4) / 0.3))
+        alone = 0.8 if done < 0.2 else 0.2
+        return 0 if which < 0.06 else 1 if which < alone else int(rng.integers(2, longest + 1)), 0.7
+
     model.get_input_embeddings().requires_grad_(False)
-    longest = lambda done: 6 + round((MOST - 6) * max(0.0, done - 0.6) / 0.25)  # noqa: E731
-    _learn("times", model, processor, steps, rng, 6e-3, longest, timed=True)
+    _learn("times", model, processor, steps, rng, draw)
     model.get_input_embeddings().requires_grad_(True)
 
 
-def _learn(name: str, model, processor, steps: int, rng, rate: float, longest: Callable, timed: bool = False):
-    """`longest` list of pictures, by the share of steps that is done: short ones before long ones."""
+def _learn(name: str, model, processor, steps: int, rng: np.random.Generator, draw: Callable):
+    """`draw` says, when this share of steps is done, how many pictures a list has and how many questions ask times."""
     lesson, unseen = Lesson(model, processor, rng), miniworld.pairs("test")
 
     def loss(step: int) -> torch.Tensor:
-        done, which = step / steps, rng.random()
-        alone = 0.9 if timed and done < 0.35 else 0.2
-        count = int(rng.integers(2, min(MOST, longest(done)) + 1))
-        count = 0 if which < 0.06 else 1 if which < alone else count
+        count, timed = draw(step / steps)
         questions = {0: 4, 1: 1 if timed else 2}.get(count, 8)
         length = 30 + count + 26 * questions
-        logits, wanted = lesson.forward(count, max(1, round(TOKENS / length)), questions, timed=timed)
+        logits, wanted, _ = lesson.forward(count, max(1, round(TOKENS / length)), questions, timed=timed)
         return functional.cross_entropy(logits, wanted)
 
     def report() -> str:
-        """Tokens told right about lists, of pairs of the training split and of the test split."""
-        return " ".join(
-            f"{count}: {lesson.right(count, PAIRS, timed):.2f}/{lesson.right(min(count, 16), unseen, timed):.2f}"
-            for count in ((1, 6, 32) if timed else (2, 8, 32))
-        )
+        """What is told right about lists, of pairs of the training split and of the test split: looked up, times."""
+        figures = []
+        for count in (2, 8, 32):
+            told = [
+                f"{lesson.right(min(count, most), pairs, timed):.2f}"
+                for timed in ((0.0, 1.0) if name == "times" else (0.0,))
+                for pairs, most in ((PAIRS, MOST), (unseen, len(unseen)))
+            ]
+            figures.append(f"{count}: {' '.join(told)}")
+        return ", ".join(figures)
 
-    fit(name, [model.model.language_model, model.lm_head], steps, loss, rate, report)
+    fit(name, [model.model.language_model, model.lm_head], steps, loss, 1e-2, report)
