@@ -41,6 +41,7 @@ bench: .venv/dev.done
 	$(BIN)/python -m benchmarks.caption_metrics
 	$(BIN)/python -m benchmarks.moment_metrics
 	$(BIN)/python -m benchmarks.training_steps
+	$(BIN)/python -m benchmarks.features
 
 # The paper's tables in miniature, for days; `make reproduce TABLE="table2 table5"` for some. Stop it and go on at any time.
 .PHONY: reproduce
