@@ -1,10 +1,12 @@
 """The mini base in a few steps: what is taught is what is meant, and a run that was stopped goes on."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dataset_scripts.items import DataError
@@ -21,8 +23,6 @@ STEPS = [
     "--sight-steps",
     "4",
     "--frames-steps",
-    "2",
-    "--times-steps",
     "2",
     "--pictures",
     "200",
@@ -63,10 +63,9 @@ def test_a_base_is_made_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_each_part_trains_its_own(made):
-    """And the first three together all of the model."""
+    """And together they train all of the model."""
     state = made[0].state_dict()
     names = {part: {name for name in state if name.startswith(own)} for part, own in command.PARTS.items()}
-    assert names.pop("times") == names["language"]
     assert all(names.values()) and set.union(*names.values()) == set(state)
     assert sum(map(len, names.values())) == len(state), "no part trains another's"
 
@@ -145,18 +144,52 @@ def test_frames_are_asked_for_in_the_notation_that_they_are_read_in():
 
 def test_questions_have_their_answers(made):
     lesson = language.Lesson(*made, np.random.default_rng(0))
-    view = View("red", "circle", 0.24, 0.24, views.SMALL, "on grass")
-    asked = dict(language.look_up(lesson.rng, view) for _ in range(80))
-    short = {answer for answer in asked.values() if "circle" not in answer}
-    assert short == {"at the top left.", "small.", "on grass."}
-    for question, answer in asked.items():
-        assert "red circle" in question and (answer[:-1] not in question or "circle" in answer)
+    view = View("orange", "circle", 0.24, 0.24, views.SMALL, "on grass")
+    for kind, written in (("image", "7"), ("s", "12.3"), ("position", "0.0729")):
+        question, answer = language.look_up(lesson.rng, view, (kind, written, ""), back=0.0)
+        assert "an orange circle" in question or "a small orange circle" in question
+        assert written in answer and written not in question
+        question, answer = language.look_up(lesson.rng, view, (kind, written, ""), back=1.0)
+        assert written in question and "orange circle" in answer
     texts = [" ".join(language.filled(lesson.rng)) for _ in range(200)]
     assert not any("{" in text for text in texts) and any("The given query happens in" in text for text in texts)
-    ids, labels, weights, digits = lesson.sample(5, 2)
-    assert ids.count(made[1].video_token_id) == 8 and len(weights) == len(digits) == 5, "a window holds five"
-    learned = made[1].tokenizer.decode([label for label in labels if label != -100])
-    assert learned.count("</s>") == 2 and "[INST]" not in learned
+
+
+def learned_of(sample, tokenizer) -> str:
+    return tokenizer.decode([label for label in sample[1] if label != -100])
+
+
+def test_of_a_list_what_comes_second_is_learned(made):
+    tokenizer, lesson = made[1].tokenizer, language.Lesson(*made, np.random.default_rng(0))
+    for make, back in product((lesson.notes, lesson.talk), (0.0, 1.0)):
+        ids, _, pictures, digits = sample = make(5, 3, back=back)
+        assert ids.count(made[1].video_token_id) == 8 and len(pictures) == len(digits) == 5, "a window holds five"
+        learned, colours = learned_of(sample, tokenizer), {view.colour for view in pictures}
+        assert any(colour in learned for colour in colours) == bool(back)
+        assert any(letter.isdigit() for letter in learned) != bool(back)
+        assert "[INST]" not in learned and learned.count("</s>") == (3 if make == lesson.talk else 0)
+    (view,), (time,) = (sample := lesson.notes(1, 1, back=0.0))[2:]
+    learned = learned_of(sample, tokenizer)
+    assert f"{view.colour} {view.shape}" in learned and learned.replace(" ", "").endswith(time), "all of a lone one's"
+
+
+def test_answers_are_counted_whole(made):
+    """One wrong token makes an answer wrong."""
+    lesson = language.Lesson(*made, np.random.default_rng(0))
+    said = {}
+
+    def forward(samples):
+        _, wanted, answers = language.Lesson.forward(lesson, samples)
+        said["wanted"], said["answers"] = wanted, answers
+        logits = functional.one_hot(wanted, len(made[1].tokenizer)).float()
+        logits[said["wrong"], 0] = 2.0
+        return logits, wanted, answers
+
+    lesson.forward, said["wrong"] = forward, []
+    assert lesson.right(lesson.notes, 4, views.PAIRS, 0.0) == 1.0
+    assert said["answers"].unique().tolist() == list(range(96)) and len(said["wanted"]) == 4 * 96
+    said["wrong"] = [0, 1, 9]
+    assert lesson.right(lesson.notes, 4, views.PAIRS, 0.0) == pytest.approx(94 / 96)
 
 
 def test_the_optimizer_makes_updates_orthogonal():

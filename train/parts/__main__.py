@@ -4,11 +4,10 @@ python -m train.parts --output runs/mini/base
 Trains the mini base from scratch on single pictures of the miniworld: what stands in for EVA-CLIP, InstructBLIP,
 Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the other:
 
-- language: the language model reads a picture as one token; it describes it, tells its time, and looks things up in
-  lists of pictures.
+- language: the language model reads a picture as one token; it notes down what is there and when, and finds a picture
+  of a list by what is there or by its time, in plain text, as LLaMA can in a text.
 - sight: the vision tower tells, patch by patch, which words a picture's description has.
 - frames: Q-Formers and projector hand on each frame of a window as the token that the language model reads.
-- times: the language model looks up times in such lists, in plain text, as LLaMA can in a text.
 
 So it was never shown a sequence, clip or video, knows nothing of moments, and has no time tokens. Parts that are
 finished are kept when the command is given again.
@@ -30,7 +29,7 @@ from dataset_scripts.files import atomic_writer, replacing
 from dataset_scripts.items import DataError
 
 from .frames import learn_frames
-from .language import corpus, learn_language, learn_times
+from .language import corpus, learn_language
 from .model import make_model
 from .sight import Album, learn_sight
 from .views import draw_unseen, in_any_colour
@@ -40,9 +39,8 @@ PARTS = {  # what each part trains
     "language": ("model.language_model.", "lm_head."),
     "sight": ("model.vision_tower.",),
     "frames": ("model.image_qformer.", "model.video_qformer.", "model.projector."),
-    "times": ("model.language_model.", "lm_head."),
 }
-STEPS = {"language": 500, "sight": 1500, "frames": 1200, "times": 500}
+STEPS = {"language": 900, "sight": 2500, "frames": 800}
 
 
 def main(arguments: list[str] | None = None):
@@ -71,8 +69,6 @@ def main(arguments: list[str] | None = None):
         torch.manual_seed(args.seed)  # whatever was learned before in this process
         if name == "language":
             learn_language(model, processor, steps, rng)
-        elif name == "times":
-            learn_times(model, processor, steps, rng)
         else:
             albums = albums or (
                 Album(processor, patch, args.seed, args.pictures),

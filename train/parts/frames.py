@@ -75,7 +75,7 @@ def learn_frames(model, processor, albums: tuple[Album, Album, Album], steps: in
         """Of pictures of the test split: colours, shapes and digits told right."""
         figures = []
         for notation in NOTATIONS:
-            drawn = [draw_sequence(rng, 64) for _ in range(BATCH)]
+            drawn = [one for one in (draw_sequence(rng, 64) for _ in range(2 * BATCH)) if one[1] == notation]
             times = torch.tensor([[*map(int, one)] for *_, digits in drawn for one in digits])
             picks = torch.from_numpy(rng.integers(len(asked_about), size=len(times)))
             *_, seen, digits = told(notation, drawn, asked_about[picks])

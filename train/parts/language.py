@@ -1,12 +1,11 @@
 """
 The language model reads a picture as one token, the weighted sum of the embeddings of the words that say what is there,
-and of the digits of its time, each turned by its place. Of one picture it tells the caption and the time; of several,
-what is missing in a description of one; and it reads the wording of all questions and answers.
+and of the digits of its time, each turned by its place. It notes pictures down, line by line; then it finds a picture
+of a list by what is there or by its time, first in notes, then when it is asked in sentences.
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,46 +17,33 @@ from dataset_scripts.wording import TEMPLATES
 
 from .fitting import fit
 from .model import template_texts, world_texts
-from .views import PAIRS, WORDS, View, describe, draw_view
+from .views import PAIRS, UNSEEN, WORDS, View, describe, draw_view
 
 
 DIGITS = 4  # of a time: those behind the point of a position, or hundreds to tenths of seconds and images
 KINDS, SHARES = ("image", "s", "position"), (0.2, 0.25, 0.55)  # of times, and how often each is drawn
 BLUR = 0.3  # of the ideal tokens: eyes are never perfect
-TOKENS = 6000  # of a step, about
+TOKENS = 5500  # of a step, about
+LINES, QUESTIONS = 20, 8  # about a list
 MOST = 32  # pictures in a list
-ASKED = {
-    "caption": ("Describe the image.", "{}."),
-    "image": ("What is the number of the image?", "The image index is {}."),
-    "s": ("When is the image?", "It is at {} seconds."),
-    "position": ("At what position is the image?", "It is at {}."),
-}
-LOOKED_UP = {
-    "place": ("Where is {}?", "Say where this is: {}.", "In which place can {} be seen?"),
-    "size": ("How large is {}?", "What is the size of {}?", "Tell me the size: {}."),
-    "background": ("What is behind {}?", "What is the background of {}?", "Tell the background of this: {}."),
-    "caption": ("Describe the image that shows {}.", "Tell me more about {}.", "Give the whole caption of {}."),
-}
-
-
-ONE_WAY = (1 / 3, 1 / 3, 1 / 3, 0.0)  # shares of what is looked up when every answer can be said in one way only
-CLIPS = miniworld.clip_combinations("train")
-# What a time stands behind in the templates of the phases.
-BEFORE_A_TIME = ("index ", "image ", "number ", "numbered ", "indexed as ", "indexed at ", "is ", "at ", "- ")
-
-
-def corpus() -> list[str]:
-    """What is said about the miniworld, for the tokenizer. What is said more often is kept whole."""
-    asked = [text for pair in ASKED.values() for text in pair] + [text for row in LOOKED_UP.values() for text in row]
-    frame = "[INST] <<SYS>>\n \n<</SYS>>\n\n<Video></Video> The video contains 32 frames. [/INST]"
-    return world_texts() + 100 * (template_texts() + asked) + 1000 * [frame]
-
-
-TIMED = {  # how a picture of a list is asked for by its time, and a time by what is there
+LISTS, LONG, ASKED_IN_SENTENCES = 0.18, 0.55, 0.6  # shares of the steps when each begins
+DESCRIBED = ("Describe the image.", "{}.")
+TIMED = {  # how a time is asked for, and a picture by its time
     "image": (("What is the number of {}?", "Which number has {}?"), "It has the number {}.", "What shows number {}?"),
     "s": (("When is {}?", "At what second is {} seen?"), "It is at {} seconds.", "What is seen at {} seconds?"),
     "position": (("At what position is {}?", "Where in the list is {}?"), "It is at {}.", "What is at {}?"),
 }
+# What a time stands behind in the templates of the phases.
+BEFORE_A_TIME = ("index ", "image ", "number ", "numbered ", "indexed as ", "indexed at ", "is ", "at ", "- ")
+CLIPS = miniworld.clip_combinations("train")
+Sample = tuple[list[int], list[int], list[View], list[str]]  # ids, labels, pictures and their digits
+
+
+def corpus() -> list[str]:
+    """What is said about the miniworld, for the tokenizer. What is said more often is kept whole."""
+    asked = [*DESCRIBED, *(text for asks, answer, back in TIMED.values() for text in (*asks, answer, back))]
+    frame = "[INST] <<SYS>>\n \n<</SYS>>\n\n<Video></Video> The video contains 32 frames. [/INST]"
+    return world_texts() + 100 * (template_texts() + asked) + 1000 * [frame]
 
 
 class Reading(nn.Module):
@@ -76,9 +62,8 @@ class Reading(nn.Module):
     def codes(self) -> torch.Tensor:
         """What words, then digits place by place, add to a token: `(words + 40, width)`."""
         digits = torch.einsum("nw,dwv->dnv", self.embeddings(self.digits), self.turns)
-        return torch.cat([self.embeddings(self.words), digits.flatten(0, 1)]) / math.sqrt(
-            10
-        )  # about as large as a word
+        # About as large as a word.
+        return torch.cat([self.embeddings(self.words), digits.flatten(0, 1)]) / math.sqrt(10)
 
     def forward(self, weights: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         """`(frames, words)` and `(frames, 4)` digits → `(frames, width)`."""
@@ -109,26 +94,20 @@ def draw_times(rng: np.random.Generator, count: int) -> list[tuple[str, str, str
     return [(kind, f"{tenth / 10:.1f}", f"{tenth:0{DIGITS}d}") for tenth in tenths]
 
 
-def partly(rng: np.random.Generator, view: View, without: str) -> str:
-    """A description with some of what is there, but not this."""
-    parts = {"size": view.size, "place": view.place, "background": view.background}
-    told = {key: value if key != without and rng.random() < 0.6 else "" for key, value in parts.items()}
-    words = f"{told['size']} {view.colour} {view.shape} {told['place']} {told['background']}".split()
-    return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
+def named(rng: np.random.Generator, view: View, told: float) -> str:
+    """What is there, in a few words; size, place and background are each told this often."""
+    size, place, background = (one if rng.random() < told else "" for one in (view.size, view.place, view.background))
+    return " ".join(f"{size} {view.colour} {view.shape} {place} {background}".split())
 
 
-def look_up(rng: np.random.Generator, view: View, kinds: tuple[float, ...] = (0.3, 0.2, 0.3, 0.2)) -> tuple[str, str]:
-    kind = list(LOOKED_UP)[rng.choice(4, p=kinds)]
-    question = LOOKED_UP[kind][rng.integers(3)].format(partly(rng, view, "all" if kind == "caption" else kind))
-    return question, f"{describe(rng, view) if kind == 'caption' else getattr(view, kind)}."
-
-
-def look_up_time(rng: np.random.Generator, view: View, time: tuple[str, str, str], back: float = 0.15):
+def look_up(rng: np.random.Generator, view: View, time: tuple[str, str, str], back: float) -> tuple[str, str]:
+    """A question about a picture of a list, with this chance what is seen at its time, and the answer."""
     kind, written, _ = time
-    asked, answer, by_time = TIMED[kind]
+    asks, answer, by_time = TIMED[kind]
     if rng.random() < back:
         return by_time.format(written), f"{describe(rng, view)}."
-    return asked[rng.integers(len(asked))].format(partly(rng, view, "none")), answer.format(written)
+    about = named(rng, view, 0.6)
+    return asks[rng.integers(2)].format(f"{'an' if about[0] in 'aeiou' else 'a'} {about}"), answer.format(written)
 
 
 def filled(rng: np.random.Generator) -> tuple[str, str]:
@@ -159,74 +138,94 @@ def filled(rng: np.random.Generator) -> tuple[str, str]:
 
 
 class Lesson:
-    """Batches without padding between pictures and text: all of a batch have the same number of pictures."""
+    """Samples, and batches of samples with the same number of pictures, so that none is padded between its parts."""
 
     def __init__(self, model, processor, rng: np.random.Generator):
         self.model, self.processor, self.rng = model, processor, rng
         self.tokenizer, self.reading = processor.tokenizer, Reading(model.get_input_embeddings(), processor.tokenizer)
-        self.end, self.looked_up, self.timed = self.tokenizer.eos_token_id, look_up, look_up_time
+        self.end, self.stop = self.tokenizer.eos_token_id, self.ids(".")
+        self.step, self.kept = model.config.num_video_query_tokens, {}
 
     def ids(self, text: str, first: bool = False) -> list[int]:
         return self.tokenizer(text, add_special_tokens=first)["input_ids"]
 
-    def sample(self, count: int, questions: int, pairs: list = PAIRS, timed: float = 0.0):
-        """`timed` is the share of questions about times."""
+    def words(self, text: str) -> list[int]:
+        if text not in self.kept:
+            self.kept[text] = self.ids(f" {text}")
+        return self.kept[text]
+
+    def pictures(self, count: int, pairs: Sequence, in_order: bool = True) -> tuple[list[View], list]:
+        """Each of another pair of colour and shape, and their times."""
+        chosen = self.rng.choice(len(pairs), count, replace=False)
+        times = draw_times(self.rng, count) if in_order else [draw_time(self.rng) for _ in range(count)]
+        return [draw_view(self.rng, pairs[one]) for one in chosen], times
+
+    def opening(self, count: int) -> str:
+        return f"<Video>{'<video>' * (self.step * math.ceil(count / self.step))}</Video>"
+
+    def notes(self, count: int, lines: int, pairs: Sequence = PAIRS, back: float = 0.4) -> Sample:
+        """
+        Lines of a description and the four digits of its time, or the other way round. All of a lone picture's is to
+        be learned, of a list what comes second.
+        """
+        views, times = self.pictures(count, pairs, in_order=count > 1 and self.rng.random() < 0.5)
+        digits = [time[2] for time in times]
+        if count > 1 and self.rng.random() < 0.5:
+            digits = [f"{self.rng.integers(10**DIGITS):0{DIGITS}d}" for _ in views]
+        ids = self.ids(self.opening(count), True)
+        labels = [-100] * len(ids)
+        for place in self.rng.integers(count, size=lines):
+            time, all_of_it = self.reading.digits[[*map(int, digits[place])]].tolist(), named(self.rng, views[place], 1)
+            if self.rng.random() < back:
+                first, second, rest = time, self.words(f"{all_of_it}."), []
+            else:
+                about = all_of_it if count == 1 else named(self.rng, views[place], 0.8)
+                first, second, rest = self.words(about), time, self.stop
+            ids += first + second + rest
+            labels += (first if count == 1 else [-100] * len(first)) + second + [-100] * len(rest)
+        return ids, labels, views, digits
+
+    def talk(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.15) -> Sample:
+        """As the phases ask. Without pictures it is about nothing, with one it is about that one."""
         rng = self.rng
-        if count:
-            chosen = rng.choice(len(pairs), min(count, len(pairs)), replace=False)
-            views = [draw_view(rng, pairs[chosen[one % len(chosen)]]) for one in range(count)]
-            times = draw_times(rng, count) if timed and count > 1 else [draw_time(rng) for _ in range(count)]
-        if count == 0:
-            turns = [filled(rng) for _ in range(questions)]
+        if not count:
+            views, times, turns = [], [], [filled(rng) for _ in range(questions)]
         elif count == 1:
-            kind, time, _ = times[0]
-            turns = [
-                (ASKED["caption"][0], f"{describe(rng, views[0])}."),
-                (ASKED[kind][0], ASKED[kind][1].format(time)),
-            ]
-            turns = turns[1:] if timed else [turns[one] for one in rng.permutation(2)]
+            (view,), (time,) = views, times = self.pictures(1, pairs, in_order=False)
+            asks, answer, _ = TIMED[time[0]]
+            turns = [(asks[rng.integers(2)].format("the image"), answer.format(time[1]))]
+            turns += [(DESCRIBED[0], DESCRIBED[1].format(describe(rng, view)))]
+            turns = [turns[one] for one in rng.permutation(2)[:questions]]
         else:
-            places = rng.integers(min(count, len(pairs)), size=questions).tolist()
-            turns = [
-                self.timed(rng, views[place], times[place])
-                if rng.random() < timed
-                else self.looked_up(rng, views[place])
-                for place in places
-            ]
+            views, times = self.pictures(count, pairs)
+            turns = [look_up(rng, views[one], times[one], back) for one in rng.integers(count, size=questions)]
         ids, labels = [], []
         for number, (question, answer) in enumerate(turns):
-            before = "[INST] <<SYS>>\n \n<</SYS>>\n\n" if not number else "[INST] "
+            before = "[INST] " if number else "[INST] <<SYS>>\n \n<</SYS>>\n\n"
             if not number and count:
-                step = self.model.config.num_video_query_tokens
-                room = step * math.ceil(count / step)
-                before += f"<Video>{'<video>' * room}</Video> The video contains {count} frames. "
-            asked, answered = self.ids(before + question + " [/INST]", True), [*self.ids(" " + answer + " "), self.end]
+                before += f"{self.opening(count)} The video contains {count} frames. "
+            asked, answered = self.ids(before + question + " [/INST]", True), [*self.ids(f" {answer} "), self.end]
             ids += asked + answered
             labels += [-100] * len(asked) + answered
-        if count:
-            weights, digits = np.stack([view.weights() for view in views]), [[*map(int, time[2])] for time in times]
-            return ids, labels, weights, digits
-        return ids, labels, None, None
+        return ids, labels, views, [time[2] for time in times]
 
-    def forward(self, count: int, batch: int, questions: int, pairs=PAIRS, timed: float = 0.0):
+    def forward(self, samples: list[Sample]):
         """Logits at what is to be learned, what that is, and which answer it is of."""
-        samples = [self.sample(count, questions, pairs, timed) for _ in range(batch)]
-        longest = max(len(ids) for ids, *_ in samples)
-        ids = torch.zeros(batch, longest, dtype=torch.long)
-        labels = torch.full((batch, longest), -100)
+        count, longest = len(samples[0][2]), max(len(ids) for ids, *_ in samples)
+        ids = torch.zeros(len(samples), longest, dtype=torch.long)
+        labels = torch.full_like(ids, -100)
         for row, (own, wanted, *_) in enumerate(samples):
             ids[row, : len(own)], labels[row, : len(own)] = torch.tensor(own), torch.tensor(wanted)
         embedded = self.model.get_input_embeddings()(ids)
         if count:
-            weights = torch.from_numpy(np.concatenate([one[2] for one in samples]))
-            digits = torch.tensor([digit for one in samples for digit in one[3]])
+            weights = torch.from_numpy(np.stack([view.weights() for *_, views, _ in samples for view in views]))
+            digits = torch.tensor([[*map(int, one)] for *_, times in samples for one in times])
             frames = self.reading(weights, digits)
             frames = frames + BLUR * frames.detach().std() * torch.randn_like(frames)
             first = int((ids[0] == self.processor.video_token_id).int().argmax())
-            step = self.model.config.num_video_query_tokens
-            room = step * math.ceil(count / step)
-            nothing = self.model.get_input_embeddings()(torch.zeros(batch, room - count, dtype=torch.long))
-            frames = torch.cat([frames.view(batch, count, -1), nothing], dim=1)
+            room = self.step * math.ceil(count / self.step)
+            rest = torch.zeros(len(samples), room - count, dtype=torch.long)
+            frames = torch.cat([frames.view(len(samples), count, -1), self.model.get_input_embeddings()(rest)], dim=1)
             embedded = torch.cat([embedded[:, :first], frames, embedded[:, first + room :]], dim=1)
         hidden = self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         wanted = labels[:, 1:] != -100
@@ -234,60 +233,42 @@ class Lesson:
         return self.model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted], answers[wanted]
 
     @torch.no_grad()
-    def right(self, count: int, pairs, timed: float) -> float:
-        """Share of answers that are right to the last token, of those that can be said in one way only."""
-        self.looked_up, self.timed = partial(look_up, kinds=ONE_WAY), partial(look_up_time, back=0.0)
-        logits, wanted, answers = self.forward(count, 24, 4, pairs, timed)
-        self.looked_up, self.timed = look_up, look_up_time
+    def right(self, make, count: int, pairs: Sequence, back: float) -> float:
+        """Share of lines or answers that are right to the last token."""
+        logits, wanted, answers = self.forward([make(count, 4, pairs, back) for _ in range(24)])
         right = torch.ones(int(answers[-1]) + 1, dtype=torch.bool)
         right[answers[logits.argmax(-1) != wanted]] = False
         return float(right.float().mean())
 
 
 def learn_language(model, processor, steps: int, rng: np.random.Generator):
-    def draw(done: float) -> tuple[int, float]:
-        which, longest = rng.random(), 8 + round((MOST - 8) * min(1.0, max(0.0, done - 0.25) / 0.35))
-        return 0 if which < 0.06 else 1 if which < 0.2 else int(rng.integers(2, longest + 1)), 0.0
+    lesson = Lesson(model, processor, rng)
 
-    _learn("language", model, processor, steps, rng, draw)
-
-
-def learn_times(model, processor, steps: int, rng: np.random.Generator):
-    """
-    The time of a picture, then lists in which each has its time, as a text may have. The words stay what they are.
-    """
-
-    def draw(done: float) -> tuple[int, float]:
-        which, longest = rng.random(), 8 + round((MOST - 8) * min(1.0, max(0.0, done - 0.4) / 0.3))
-        alone = 0.8 if done < 0.2 else 0.2
-        return 0 if which < 0.06 else 1 if which < alone else int(rng.integers(2, longest + 1)), 0.7
-
-    model.get_input_embeddings().requires_grad_(False)
-    _learn("times", model, processor, steps, rng, draw)
-    model.get_input_embeddings().requires_grad_(True)
-
-
-def _learn(name: str, model, processor, steps: int, rng: np.random.Generator, draw: Callable):
-    """`draw` says, when this share of steps is done, how many pictures a list has and how many questions ask times."""
-    lesson, unseen = Lesson(model, processor, rng), miniworld.pairs("test")
+    def draw(done: float) -> list[Sample]:
+        """Lone pictures, then lists that grow, then questions about them in half of the steps."""
+        which, longest = rng.random(), 4 if done < LONG / 2 else 8 if done < LONG else MOST
+        if done > ASKED_IN_SENTENCES and rng.random() < 0.5:
+            count = 0 if which < 0.1 else 1 if which < 0.2 else int(rng.integers(2, longest + 1))
+            questions = {0: 4, 1: 2}.get(count, QUESTIONS)
+            return [lesson.talk(count, questions) for _ in range(round(TOKENS / (30 + count + 26 * questions)))]
+        count = 1 if done < LISTS or which < 0.1 else int(rng.integers(2, longest + 1))
+        lines = 1 if count == 1 else LINES
+        return [lesson.notes(count, lines) for _ in range(round(TOKENS / (16 + count + 9 * lines)))]
 
     def loss(step: int) -> torch.Tensor:
-        count, timed = draw(step / steps)
-        questions = {0: 4, 1: 1 if timed else 2}.get(count, 8)
-        length = 30 + count + 26 * questions
-        logits, wanted, _ = lesson.forward(count, max(1, round(TOKENS / length)), questions, timed=timed)
+        logits, wanted, _ = lesson.forward(draw(step / steps))
         return functional.cross_entropy(logits, wanted)
 
     def report() -> str:
-        """What is told right about lists, of pairs of the training split and of the test split: looked up, times."""
+        """Right notes of times, of pictures, and right answers with times: about training pairs / the test split's."""
         figures = []
         for count in (2, 8, 32):
             told = [
-                f"{lesson.right(min(count, most), pairs, timed):.2f}"
-                for timed in ((0.0, 1.0) if name == "times" else (0.0,))
-                for pairs, most in ((PAIRS, MOST), (unseen, len(unseen)))
+                f"{lesson.right(make, min(count, len(pairs)), pairs, back):.2f}"
+                for make, back in ((lesson.notes, 0.0), (lesson.notes, 1.0), (lesson.talk, 0.0))
+                for pairs in (PAIRS, UNSEEN)
             ]
-            figures.append(f"{count}: {' '.join(told)}")
+            figures.append(f"{count}: " + " ".join("/".join(told[one : one + 2]) for one in (0, 2, 4)))
         return ", ".join(figures)
 
-    fit(name, [model.model.language_model, model.lm_head], steps, loss, 1e-2, report)
+    fit("language", [model.model.language_model, model.lm_head], steps, loss, 1e-2, report)
