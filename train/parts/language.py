@@ -26,7 +26,7 @@ BLUR = 0.3  # of the ideal tokens: eyes are never perfect
 TOKENS = 5500  # of a step, about
 LINES, QUESTIONS = 20, 8  # about a list
 MOST = 32  # pictures in a list
-LISTS, LONG, ASKED_IN_SENTENCES = 0.18, 0.55, 0.6  # shares of the steps when each begins
+LISTS, LONG, ASKED_IN_SENTENCES = 0.15, 0.6, 0.7  # shares of the steps when each begins
 DESCRIBED = ("Describe the image.", "{}.")
 TIMED = {  # how a time is asked for, and a picture by its time
     "image": (("What is the number of {}?", "Which number has {}?"), "It has the number {}.", "What shows number {}?"),
@@ -155,10 +155,16 @@ class Lesson:
         return self.kept[text]
 
     def pictures(self, count: int, pairs: Sequence, in_order: bool = True) -> tuple[list[View], list]:
-        """Each of another pair of colour and shape, and their times."""
-        chosen = self.rng.choice(len(pairs), count, replace=False)
+        """
+        Each of another pair of colour and shape, and their times. In half of the lists a few colours and shapes come
+        again and again, so that it takes both to tell one from the others.
+        """
+        order = [pairs[one] for one in self.rng.permutation(len(pairs))]
+        if self.rng.random() < 0.5:
+            colours, shapes = {colour for colour, _ in order[:3]}, {shape for _, shape in order[:4]}
+            order.sort(key=lambda pair: pair[0] not in colours or pair[1] not in shapes)
         times = draw_times(self.rng, count) if in_order else [draw_time(self.rng) for _ in range(count)]
-        return [draw_view(self.rng, pairs[one]) for one in chosen], times
+        return [draw_view(self.rng, order[one]) for one in self.rng.permutation(count)], times
 
     def opening(self, count: int) -> str:
         return f"<Video>{'<video>' * (self.step * math.ceil(count / self.step))}</Video>"
@@ -179,7 +185,7 @@ class Lesson:
             if self.rng.random() < back:
                 first, second, rest = time, self.words(f"{all_of_it}."), []
             else:
-                about = all_of_it if count == 1 else named(self.rng, views[place], 0.8)
+                about = all_of_it if count == 1 else named(self.rng, views[place], 0.5)
                 first, second, rest = self.words(about), time, self.stop
             ids += first + second + rest
             labels += (first if count == 1 else [-100] * len(first)) + second + [-100] * len(rest)
