@@ -145,12 +145,13 @@ def test_frames_are_asked_for_in_the_notation_that_they_are_read_in():
 def test_questions_have_their_answers(made):
     lesson = language.Lesson(*made, np.random.default_rng(0))
     view = View("orange", "circle", 0.24, 0.24, views.SMALL, "on grass")
-    for kind, written in (("image", "7"), ("s", "12.3"), ("position", "0.0729")):
-        question, answer = language.look_up(lesson.rng, view, (kind, written, ""), back=0.0)
-        assert "an orange circle" in question or "a small orange circle" in question
-        assert written in answer and written not in question
-        question, answer = language.look_up(lesson.rng, view, (kind, written, ""), back=1.0)
-        assert written in question and "orange circle" in answer
+    for kind, written, digits in (("image", "7", "0070"), ("s", "12.3", "0123"), ("position", "0.0729", "0729")):
+        for _ in range(20):
+            question, answer = language.look_up(lesson.rng, view, (kind, written, digits), back=0.0)
+            assert "orange circle" in question and digits not in question
+            assert written in answer or digits in answer
+            question, answer = language.look_up(lesson.rng, view, (kind, written, digits), back=1.0)
+            assert (written in question or digits in question) and "orange circle" in answer
     texts = [" ".join(language.filled(lesson.rng)) for _ in range(200)]
     assert not any("{" in text for text in texts) and any("The given query happens in" in text for text in texts)
 
@@ -166,7 +167,7 @@ def test_of_a_list_what_comes_second_is_learned(made):
         assert ids.count(made[1].video_token_id) == 8 and len(pictures) == len(digits) == 5, "a window holds five"
         learned, colours = learned_of(sample, tokenizer), {view.colour for view in pictures}
         assert any(colour in learned for colour in colours) == bool(back)
-        assert any(letter.isdigit() for letter in learned) != bool(back)
+        assert back or any(letter.isdigit() for letter in learned)
         assert "[INST]" not in learned and learned.count("</s>") == (3 if make == lesson.talk else 0)
     (view,), (time,) = (sample := lesson.notes(1, 1, back=0.0))[2:]
     learned = learned_of(sample, tokenizer)

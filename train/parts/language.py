@@ -102,12 +102,24 @@ def named(rng: np.random.Generator, view: View, told: float) -> str:
 
 def look_up(rng: np.random.Generator, view: View, time: tuple[str, str, str], back: float) -> tuple[str, str]:
     """A question about a picture of a list, with this chance what is seen at its time, and the answer."""
-    kind, written, _ = time
+    kind, written, digits = time
+    about = named(rng, view, 0.5)
+    about, whole = f"{'an' if about[0] in 'aeiou' else 'a'} {about}", describe(rng, view)
     asks, answer, by_time = TIMED[kind]
+    what, when = TEMPLATES["iic"]["single"], TEMPLATES["iig"]["single"]
+    in_own_words = rng.random() < 0.3
     if rng.random() < back:
-        return by_time.format(written), f"{describe(rng, view)}."
-    about = named(rng, view, 0.6)
-    return asks[rng.integers(2)].format(f"{'an' if about[0] in 'aeiou' else 'a'} {about}"), answer.format(written)
+        if in_own_words:
+            return by_time.format(written), f"{whole}."
+        return _one(rng, what["questions"]).format(digits), _one(rng, what["answers"]).format(digits, whole)
+    if in_own_words:
+        return _one(rng, asks).format(about), answer.format(written)
+    asked = whole if rng.random() < 0.5 else about
+    return _one(rng, when["questions"]).format(asked), _one(rng, when["answers"]).format(digits)
+
+
+def _one(rng: np.random.Generator, texts: Sequence[str]) -> str:
+    return texts[rng.integers(len(texts))]
 
 
 def filled(rng: np.random.Generator) -> tuple[str, str]:
@@ -117,9 +129,8 @@ def filled(rng: np.random.Generator) -> tuple[str, str]:
     asked = words.get("single", words)
     if task == "alr":
         asked = words["before" if rng.random() < 0.5 else "after"]
-    question = asked["questions"][rng.integers(len(asked["questions"]))]
-    answers = words.get("answers") or asked.get("answers") or [words.get("answer") or words["event"]]
-    answer = answers[rng.integers(len(answers))]
+    question = _one(rng, asked["questions"])
+    answer = _one(rng, words.get("answers") or asked.get("answers") or [words.get("answer") or words["event"]])
 
     def fill(text: str) -> str:
         while "{}" in text:
@@ -199,7 +210,7 @@ class Lesson:
         elif count == 1:
             (view,), (time,) = views, times = self.pictures(1, pairs, in_order=False)
             asks, answer, _ = TIMED[time[0]]
-            turns = [(asks[rng.integers(2)].format("the image"), answer.format(time[1]))]
+            turns = [(_one(rng, asks).format("the image"), answer.format(time[1]))]
             turns += [(DESCRIBED[0], DESCRIBED[1].format(describe(rng, view)))]
             turns = [turns[one] for one in rng.permutation(2)[:questions]]
         else:
