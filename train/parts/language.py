@@ -251,10 +251,11 @@ class Lesson:
 
     @torch.no_grad()
     def right(self, make, count: int, pairs: Sequence, back: float) -> float:
-        """Share of lines or answers that are right to the last token."""
+        """Share of lines or answers that are right to the last token; to the last digit where a time is asked for."""
         logits, wanted, answers = self.forward([make(count, 4, pairs, back) for _ in range(24)])
+        wrong = (logits.argmax(-1) != wanted) & (torch.isin(wanted, self.reading.digits) | bool(back))
         right = torch.ones(int(answers[-1]) + 1, dtype=torch.bool)
-        right[answers[logits.argmax(-1) != wanted]] = False
+        right[answers[wrong]] = False
         return float(right.float().mean())
 
 
