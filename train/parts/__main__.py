@@ -40,7 +40,7 @@ PARTS = {  # what each part trains
     "sight": ("model.vision_tower.",),
     "frames": ("model.image_qformer.", "model.video_qformer.", "model.projector."),
 }
-STEPS = {"language": 900, "sight": 2500, "frames": 800}
+STEPS = {"language": 1600, "sight": 2500, "frames": 800}
 
 
 def main(arguments: list[str] | None = None):

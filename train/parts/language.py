@@ -24,9 +24,9 @@ DIGITS = 4  # of a time: those behind the point of a position, or hundreds to te
 KINDS, SHARES = ("image", "s", "position"), (0.2, 0.25, 0.55)  # of times, and how often each is drawn
 BLUR = 0.3  # of the ideal tokens: eyes are never perfect
 TOKENS = 5500  # of a step, about
-LINES, QUESTIONS = 20, 8  # about a list
+LINES, QUESTIONS = 16, 8  # about a list
 MOST = 32  # pictures in a list
-LISTS, LONG, ASKED_IN_SENTENCES = 0.15, 0.6, 0.7  # shares of the steps when each begins
+LISTS, SENTENCES, LONG = 0.1, 0.3, 0.5  # shares of the steps when each begins
 DESCRIBED = ("Describe the image.", "{}.")
 TIMED = {  # how a time is asked for, and a picture by its time
     "image": (("What is the number of {}?", "Which number has {}?"), "It has the number {}.", "What shows number {}?"),
@@ -180,7 +180,7 @@ class Lesson:
     def opening(self, count: int) -> str:
         return f"<Video>{'<video>' * (self.step * math.ceil(count / self.step))}</Video>"
 
-    def notes(self, count: int, lines: int, pairs: Sequence = PAIRS, back: float = 0.4) -> Sample:
+    def notes(self, count: int, lines: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
         """
         Lines of a description and the four digits of its time, or the other way round. All of a lone picture's is to
         be learned, of a list what comes second.
@@ -202,7 +202,7 @@ class Lesson:
             labels += (first if count == 1 else [-100] * len(first)) + second + [-100] * len(rest)
         return ids, labels, views, digits
 
-    def talk(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.15) -> Sample:
+    def talk(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
         """As the phases ask. Without pictures it is about nothing, with one it is about that one."""
         rng = self.rng
         if not count:
@@ -263,15 +263,16 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
     lesson = Lesson(model, processor, rng)
 
     def draw(done: float) -> list[Sample]:
-        """Lone pictures, then lists that grow, then questions about them in half of the steps."""
-        which, longest = rng.random(), 4 if done < LONG / 2 else 8 if done < LONG else MOST
-        if done > ASKED_IN_SENTENCES and rng.random() < 0.5:
-            count = 0 if which < 0.1 else 1 if which < 0.2 else int(rng.integers(2, longest + 1))
+        """Lone pictures, then lists, then questions about them in most of the steps, then lists that grow."""
+        grown = min(1.0, max(0.0, (done - LONG) / 0.3))
+        which, longest = rng.random(), 4 if done < (LISTS + SENTENCES) / 2 else round(8 + (MOST - 8) * grown)
+        if done > SENTENCES and rng.random() < 0.65:
+            count = 0 if which < 0.06 else 1 if which < 0.12 else int(rng.integers(2, longest + 1))
             questions = {0: 4, 1: 2}.get(count, QUESTIONS)
-            return [lesson.talk(count, questions) for _ in range(round(TOKENS / (30 + count + 26 * questions)))]
-        count = 1 if done < LISTS or which < 0.1 else int(rng.integers(2, longest + 1))
+            return [lesson.talk(count, questions) for _ in range(_fitting(30 + count + 30 * questions))]
+        count = 1 if done < LISTS or which < 0.08 else int(rng.integers(2, longest + 1))
         lines = 1 if count == 1 else LINES
-        return [lesson.notes(count, lines) for _ in range(round(TOKENS / (16 + count + 9 * lines)))]
+        return [lesson.notes(count, lines) for _ in range(_fitting(16 + count + 9 * lines))]
 
     def loss(step: int) -> torch.Tensor:
         logits, wanted, _ = lesson.forward(draw(step / steps))
@@ -290,3 +291,8 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
         return ", ".join(figures)
 
     fit("language", [model.model.language_model, model.lm_head], steps, loss, 1e-2, report)
+
+
+def _fitting(length: int) -> int:
+    """Samples of about this length that a step has."""
+    return max(1, round(TOKENS / length))
