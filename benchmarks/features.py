@@ -3,8 +3,8 @@ CPU time of training steps with kept features of the vision tower, relative to d
 
     python -m benchmarks.features [--repeats 7]
 
-A step is all of it: a batch of 16 is read and prepared, then forward, loss, backward. The model is the mini base, so
-that its tower has no more than a fifth of the weights; of TimeChat it has a seventh, but most of the work.
+A step is all of it: a batch of 16 is read and prepared, then forward, loss, backward. The model is the mini base, whose
+tower is small: this says nothing of TimeChat's.
 """
 
 import argparse
@@ -59,7 +59,6 @@ def main():
     for kind, tasks in KINDS.items():
         mixture = Mixture.load([Source(str(args.cache / "features-data"), tasks)], processor, "uniform", seed=0)
         batches = [range(first, first + BATCH) for first in range(0, BATCH * args.repeats, BATCH)]
-
         keep_features(mixture, tower, fingerprint(tower), processor, args.cache / "features", "stop", model.device)
         ways = [
             (Collator(processor, mixture.sets, crop=False), [None] * len(mixture.sets)),
