@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from train.parts.language import Lesson, Reading
+from train.parts.language import Reading
+from train.parts.lists import draw_pictures
 from train.parts.sight import COLOUR, SHAPE, SIZE, Album
 from train.parts.views import PAIRS, WORDS, draw_unseen
 
@@ -53,9 +54,9 @@ def test_its_tokens_say_what_a_frame_shows(mini):
 def test_it_finds_a_picture_of_a_list(mini):
     """By colour and shape, of new pictures that are alike; by chance a quarter would be right."""
     model, processor = mini
-    lesson, right = Lesson(model, processor, np.random.default_rng(1)), 0
+    rng, right = np.random.default_rng(1), 0
     for seed in range(8):
-        drawn, _ = lesson.pictures(4, PAIRS)
+        drawn = draw_pictures(rng, 4, PAIRS)
         pictures = Album(processor, 14, seed, 4, Mock(side_effect=drawn)).pictures.numpy()
         for number in (2, 3):
             asked = f"<video>What is the number of a {drawn[number - 1].colour} {drawn[number - 1].shape}?"

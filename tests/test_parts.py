@@ -1,18 +1,18 @@
 """The mini base in a few steps: what is taught is what is meant, and a run that was stopped goes on."""
 
 import json
-from itertools import product
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.models.llama import modeling_llama
 
 from dataset_scripts.items import DataError
 from dataset_scripts.sources import miniworld
 from train.parts import __main__ as command
-from train.parts import fitting, frames, language, sight, views
+from train.parts import asking, fitting, frames, language, lists, pointing, sight, views
 from train.parts.model import make_model
 from train.parts.views import View, draw_view
 
@@ -31,7 +31,7 @@ STEPS = [
 
 @pytest.fixture(scope="module")
 def made():
-    return make_model(language.corpus(), 0)
+    return make_model(asking.corpus(), 0)
 
 
 @pytest.mark.slow
@@ -112,23 +112,23 @@ def test_a_token_reads_as_its_caption_and_its_time(made):
 @pytest.mark.parametrize("kind", ["image", "s", "position"])
 def test_times_are_drawn_as_their_digits_say(kind):
     rng = np.random.default_rng(0)
-    drawn = [one for one in (language.draw_time(rng) for _ in range(300)) if one[0] == kind]
+    drawn = [one for one in (lists.draw_time(rng) for _ in range(300)) if one[0] == kind]
     for _, written, digits in drawn:
-        assert len(digits) == language.DIGITS
+        assert len(digits) == lists.DIGITS
         assert float(written) == pytest.approx(int(digits) / (10_000 if kind == "position" else 10))
 
 
 def test_pictures_of_a_list_come_one_after_the_other():
     rng, kinds = np.random.default_rng(0), set()
     for count in range(2, 60):
-        times = language.draw_times(rng, count)
+        times = lists.draw_times(rng, count)
         kinds |= {kind for kind, *_ in times}
         assert len(times) == count and len({kind for kind, *_ in times}) == 1
         written, digits = [float(one) for _, one, _ in times], [int(one) for *_, one in times]
         assert written == sorted(written) and digits == sorted(digits)
         scale = 10_000 if times[0][0] == "position" else 10
         assert digits == pytest.approx([scale * one for one in written])
-    assert kinds == set(language.TIMED)
+    assert kinds == set(asking.TIMED)
 
 
 def test_frames_are_asked_for_in_the_notation_that_they_are_read_in():
@@ -147,31 +147,98 @@ def test_questions_have_their_answers(made):
     view = View("orange", "circle", 0.24, 0.24, views.SMALL, "on grass")
     for kind, written, digits in (("image", "7", "0070"), ("s", "12.3", "0123"), ("position", "0.0729", "0729")):
         for _ in range(20):
-            question, answer = language.look_up(lesson.rng, view, (kind, written, digits), back=0.0)
+            question, answer = asking.look_up(lesson.rng, view, lists.Time(kind, written, digits), back=0.0)
             assert "orange circle" in question and digits not in question
             assert written in answer or digits in answer
-            question, answer = language.look_up(lesson.rng, view, (kind, written, digits), back=1.0)
+            question, answer = asking.look_up(lesson.rng, view, lists.Time(kind, written, digits), back=1.0)
             assert (written in question or digits in question) and "orange circle" in answer
-    texts = [" ".join(language.filled(lesson.rng)) for _ in range(200)]
+    texts = [" ".join(asking.filled(lesson.rng)) for _ in range(200)]
     assert not any("{" in text for text in texts) and any("The given query happens in" in text for text in texts)
 
 
-def learned_of(sample, tokenizer) -> str:
-    return tokenizer.decode([label for label in sample[1] if label != -100])
+def test_things_stay_as_long_as_is_said():
+    rng, lasted = np.random.default_rng(0), []
+    for count in [*range(2, 33)] * 4:
+        pictures, stays = lists.draw_stays(rng, count, views.PAIRS)
+        assert len(pictures) == count and len({view.background for view in pictures}) == 1
+        seen = [(view.colour, view.shape) for view in pictures]
+        for stay in stays:
+            assert [place for place, pair in enumerate(seen) if pair == stay.pair] == [
+                *range(stay.first, stay.last + 1)
+            ]
+            lasted.append((stay.last - stay.first + 1) / count)
+    assert min(lasted) < 0.1 and max(lasted) == 1, "short and long"
 
 
-def test_of_a_list_what_comes_second_is_learned(made):
+@pytest.mark.parametrize(
+    ("answer", "places"),
+    [
+        ("It is at 0.1234.", [(0, -1), (0, 0), (0, 1), (0, 2), (0, 3)]),
+        ("Refer to image 0071.", [(0, 0), (0, 1), (0, 2), (0, 3)]),
+        ("From number 7 to number 12.", [(0, 2), (1, 1), (1, 2)]),
+        ("From 9.5 to 123.4 seconds.", [(0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]),
+    ],
+)
+def test_digits_are_known_by_their_places(answer, places):
+    assert language.places_of_digits(answer) == places
+
+
+@pytest.mark.parametrize("make", ["notes", "stays", "talk", "talk_of_stays"])
+def test_heads_are_to_look_at_what_is_said(made, make):
     tokenizer, lesson = made[1].tokenizer, language.Lesson(*made, np.random.default_rng(0))
-    for make, back in product((lesson.notes, lesson.talk), (0.0, 1.0)):
-        ids, _, pictures, digits = sample = make(5, 3, back=back)
-        assert ids.count(made[1].video_token_id) == 8 and len(pictures) == len(digits) == 5, "a window holds five"
-        learned, colours = learned_of(sample, tokenizer), {view.colour for view in pictures}
-        assert any(colour in learned for colour in colours) == bool(back)
-        assert back or any(letter.isdigit() for letter in learned)
-        assert "[INST]" not in learned and learned.count("</s>") == (3 if make == lesson.talk else 0)
-    (view,), (time,) = (sample := lesson.notes(1, 1, back=0.0))[2:]
-    learned = learned_of(sample, tokenizer)
-    assert f"{view.colour} {view.shape}" in learned and learned.replace(" ", "").endswith(time), "all of a lone one's"
+    kinds = set()
+    for back in (0.0, 1.0):
+        for _ in range(8):
+            sample = getattr(lesson, make)(12, 4, back=back)
+            assert sample.ids.count(made[1].video_token_id) == 16, "two windows hold twelve"
+            learned = [place for place, label in enumerate(sample.labels) if label != -100]
+            assert {label for label, *_ in sample.looks} <= set(learned)
+            for label, place, first, last in sample.looks:
+                kinds.add(place == pointing.WORD)
+                said, shown = tokenizer.decode([sample.ids[label]]).strip(), sample.views[first : last + 1]
+                if place != pointing.WORD:
+                    assert said in {digits[place] for digits in sample.digits[first : last + 1]}
+                elif said in views.COLOURS:
+                    assert said == shown[0].colour
+                elif said in views.SHAPES:
+                    assert said == shown[0].shape
+            assert "[INST]" not in tokenizer.decode([sample.ids[place] for place in learned])
+    assert kinds == ({False} if make == "talk_of_stays" else {False, True})
+    lesson.pointing.close()
+
+
+def test_of_a_lone_picture_all_is_learned(made):
+    lesson = language.Lesson(*made, np.random.default_rng(0))
+    (view,), (time,) = (sample := lesson.note()).views, sample.digits
+    learned = made[1].tokenizer.decode([label for label in sample.labels if label != -100])
+    assert f"{view.colour} {view.shape}" in learned and time in learned.replace(" ", "")
+    lesson.pointing.close()
+
+
+def test_looking_elsewhere_costs(made):
+    """The less, the more a head looks at what it should; of a range, anything in it will do."""
+    lesson = language.Lesson(*made, np.random.default_rng(0))
+    with torch.no_grad():
+        lesson.forward([lesson.notes(8, 2, back=0.0) for _ in range(2)])
+        asked, attention = lesson.pointing, lesson.pointing.attention
+        rows, columns, digit = torch.tensor([0, 1]), torch.tensor([20, 21]), torch.tensor([2, 2])
+        ranges = [(token, token) for token in range(21)] + [(3, 5), (0, 20)]
+        costs = [
+            float(asked.loss(rows, columns, digit, *(torch.tensor([end, end]) for end in ends))) for ends in ranges
+        ]
+        assert min(costs[:21]) < max(costs[:21]) and costs[21] < min(costs[3:6])
+        # All of the past: what is left is that the heads of other digits look at the first token.
+        states = asked.hidden
+        queries, keys = (
+            one(states).unflatten(-1, (6, 32)).transpose(1, 2) for one in (attention.q_proj, attention.k_proj)
+        )
+        turned = modeling_llama.apply_rotary_pos_emb(queries, keys, *asked.turns)
+        later = torch.full((states.shape[1],) * 2, -torch.inf).triu(1)
+        seen = torch.softmax(turned[0] @ turned[1].transpose(2, 3) / 32**0.5 + later, dim=-1)
+        idle = [seen[row, head, column, 0].log() for row, column in ((0, 20), (1, 21)) for head in (0, 1, 3)]
+        first = seen[0, 2, 20, :21].sum().log() + seen[1, 2, 21, :21].sum().log()
+        assert costs[22] == pytest.approx(float(-first / 2 - 0.5 * torch.stack(idle).mean()), rel=1e-4)
+    asked.close()
 
 
 def test_answers_are_counted_whole(made):
@@ -180,11 +247,11 @@ def test_answers_are_counted_whole(made):
     said = {}
 
     def forward(samples):
-        _, wanted, answers = language.Lesson.forward(lesson, samples)
+        _, wanted, answers, away = language.Lesson.forward(lesson, samples)
         said["wanted"], said["answers"] = wanted, answers
         logits = functional.one_hot(wanted, len(made[1].tokenizer)).float()
         logits[said["wrong"], 0] = 2.0
-        return logits, wanted, answers
+        return logits, wanted, answers, away
 
     lesson.forward, said["wrong"] = forward, []
     assert lesson.right(lesson.notes, 4, views.PAIRS, 0.0) == 1.0

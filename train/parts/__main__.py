@@ -28,8 +28,9 @@ from dataset_scripts.command import run
 from dataset_scripts.files import atomic_writer, replacing
 from dataset_scripts.items import DataError
 
+from .asking import corpus
 from .frames import learn_frames
-from .language import corpus, learn_language
+from .language import learn_language
 from .model import make_model
 from .sight import Album, learn_sight
 from .views import draw_unseen, in_any_colour
@@ -40,7 +41,7 @@ PARTS = {  # what each part trains
     "sight": ("model.vision_tower.",),
     "frames": ("model.image_qformer.", "model.video_qformer.", "model.projector."),
 }
-STEPS = {"language": 1600, "sight": 2500, "frames": 800}
+STEPS = {"language": 1100, "sight": 2500, "frames": 800}
 
 
 def main(arguments: list[str] | None = None):

@@ -1,49 +1,55 @@
 """
 The language model reads a picture as one token, the weighted sum of the embeddings of the words that say what is there,
-and of the digits of its time, each turned by its place. It notes pictures down, line by line; then it finds a picture
-of a list by what is there or by its time, first in notes, then when it is asked in sentences.
+and of the digits of its time, each turned by its place. It notes pictures down, line by line; then it looks pictures
+of a list up by what is there or by their time, and things that stay for several pictures by their first and last; first
+in notes, then when it is asked in sentences. Two of its heads are shown where to look.
 """
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from dataset_scripts.sources import miniworld
-from dataset_scripts.wording import TEMPLATES
-
+from .asking import about_a_picture, filled, look_up, look_up_stay, named, pick
 from .fitting import fit
-from .model import template_texts, world_texts
-from .views import PAIRS, UNSEEN, WORDS, View, describe, draw_view
+from .lists import DIGITS, draw_pictures, draw_stays, draw_time, draw_times
+from .pointing import WORD, Pointing
+from .views import PAIRS, WORDS, View
 
 
-DIGITS = 4  # of a time: those behind the point of a position, or hundreds to tenths of seconds and images
-KINDS, SHARES = ("image", "s", "position"), (0.2, 0.25, 0.55)  # of times, and how often each is drawn
 BLUR = 0.3  # of the ideal tokens: eyes are never perfect
 TOKENS = 5500  # of a step, about
 LINES, QUESTIONS = 16, 8  # about a list
 MOST = 32  # pictures in a list
-LISTS, SENTENCES, LONG = 0.1, 0.3, 0.5  # shares of the steps when each begins
-DESCRIBED = ("Describe the image.", "{}.")
-TIMED = {  # how a time is asked for, and a picture by its time
-    "image": (("What is the number of {}?", "Which number has {}?"), "It has the number {}.", "What shows number {}?"),
-    "s": (("When is {}?", "At what second is {} seen?"), "It is at {} seconds.", "What is seen at {} seconds?"),
-    "position": (("At what position is {}?", "Where in the list is {}?"), "It is at {}.", "What is at {}?"),
-}
-# What a time stands behind in the templates of the phases.
-BEFORE_A_TIME = ("index ", "image ", "number ", "numbered ", "indexed as ", "indexed at ", "is ", "at ", "- ")
-CLIPS = miniworld.clip_combinations("train")
-Sample = tuple[list[int], list[int], list[View], list[str]]  # ids, labels, pictures and their digits
+LISTS, STAYS, SENTENCES, GROWN = 0.1, 0.22, 0.35, 0.4  # shares of the steps: when each begins, when lists are longest
+POINTED = 0.5  # how much it counts where heads look
 
 
-def corpus() -> list[str]:
-    """What is said about the miniworld, for the tokenizer. What is said more often is kept whole."""
-    asked = [*DESCRIBED, *(text for asks, answer, back in TIMED.values() for text in (*asks, answer, back))]
-    frame = "[INST] <<SYS>>\n \n<</SYS>>\n\n<Video></Video> The video contains 32 frames. [/INST]"
-    return world_texts() + 100 * (template_texts() + asked) + 1000 * [frame]
+@dataclass
+class Sample:
+    """Pictures, their times, and a text about them."""
+
+    views: list[View]
+    digits: list[str]
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    looks: list[tuple[int, int, int, int]] = field(default_factory=list)  # label, place in a time, views from … to …
+
+    def read(self, ids: list[int]):
+        self.ids += ids
+        self.labels += [-100] * len(ids)
+
+    def say(self, ids: list[int], first: int = -1, last: int = -1, place: int = WORD):
+        """If views from the first to the last tell it: as words, or as digits from a place on."""
+        for number in range(len(ids)) if first >= 0 else ():
+            self.looks.append((len(self.ids) + number, place if place == WORD else place + number, first, last))
+        self.ids += ids
+        self.labels += ids
 
 
 class Reading(nn.Module):
@@ -71,91 +77,16 @@ class Reading(nn.Module):
         return torch.cat([weights, told], dim=1) @ self.codes()
 
 
-def draw_time(rng: np.random.Generator) -> tuple[str, str, str]:
-    """A place in time: how it is asked for, how it is written, its digits."""
-    kind = KINDS[rng.choice(3, p=SHARES)]
-    if kind == "position":
-        time = f"{rng.integers(10**DIGITS):0{DIGITS}d}"
-        return kind, f"0.{time}", time
-    tenths = int(rng.integers(1, 97)) * 10 if kind == "image" else int(rng.integers(1500))
-    return kind, f"{tenths // 10}" if kind == "image" else f"{tenths / 10:.1f}", f"{tenths:0{DIGITS}d}"
-
-
-def draw_times(rng: np.random.Generator, count: int) -> list[tuple[str, str, str]]:
-    """Of a list of pictures one after the other, all asked for in the same way."""
-    kind = KINDS[rng.choice(3, p=SHARES)]
-    if kind == "image":
-        return [(kind, f"{number}", f"{10 * number:0{DIGITS}d}") for number in range(1, count + 1)]
-    places = np.arange(count) + (rng.random(count) if rng.random() < 0.5 else rng.integers(2))
-    if kind == "position":
-        codes = np.minimum(np.round(places / count * 10**DIGITS), 10**DIGITS - 1).astype(int)
-        return [(kind, f"0.{code:0{DIGITS}d}", f"{code:0{DIGITS}d}") for code in codes]
-    tenths = np.round(places / count * rng.uniform(100, 1300)).astype(int)
-    return [(kind, f"{tenth / 10:.1f}", f"{tenth:0{DIGITS}d}") for tenth in tenths]
-
-
-def named(rng: np.random.Generator, view: View, told: float) -> str:
-    """What is there, in a few words; size, place and background are each told this often."""
-    size, place, background = (one if rng.random() < told else "" for one in (view.size, view.place, view.background))
-    return " ".join(f"{size} {view.colour} {view.shape} {place} {background}".split())
-
-
-def look_up(rng: np.random.Generator, view: View, time: tuple[str, str, str], back: float) -> tuple[str, str]:
-    """A question about a picture of a list, with this chance what is seen at its time, and the answer."""
-    kind, written, digits = time
-    about = named(rng, view, 0.5)
-    about, whole = f"{'an' if about[0] in 'aeiou' else 'a'} {about}", describe(rng, view)
-    asks, answer, by_time = TIMED[kind]
-    what, when = TEMPLATES["iic"]["single"], TEMPLATES["iig"]["single"]
-    in_own_words = rng.random() < 0.3
-    if rng.random() < back:
-        if in_own_words:
-            return by_time.format(written), f"{whole}."
-        return _one(rng, what["questions"]).format(digits), _one(rng, what["answers"]).format(digits, whole)
-    if in_own_words:
-        return _one(rng, asks).format(about), answer.format(written)
-    asked = whole if rng.random() < 0.5 else about
-    return _one(rng, when["questions"]).format(asked), _one(rng, when["answers"]).format(digits)
-
-
-def _one(rng: np.random.Generator, texts: Sequence[str]) -> str:
-    return texts[rng.integers(len(texts))]
-
-
-def filled(rng: np.random.Generator) -> tuple[str, str]:
-    """A question and an answer of the phases about nothing: how they are worded."""
-    task = ("iig", "iic", "alr", "dense_captioning", "grounding")[rng.integers(5)]
-    words = TEMPLATES[task]
-    asked = words.get("single", words)
-    if task == "alr":
-        asked = words["before" if rng.random() < 0.5 else "after"]
-    question = _one(rng, asked["questions"])
-    answer = _one(rng, words.get("answers") or asked.get("answers") or [words.get("answer") or words["event"]])
-
-    def fill(text: str) -> str:
-        while "{}" in text:
-            before, after = text.split("{}", 1)
-            if after.startswith((" seconds", " - ")) or before.endswith(BEFORE_A_TIME):
-                told = draw_time(rng)[1]
-            else:
-                told = describe(rng, draw_view(rng, PAIRS[rng.integers(len(PAIRS))]))
-                if task in ("dense_captioning", "grounding"):
-                    captions = miniworld.event_captions(*CLIPS[rng.integers(len(CLIPS))][:3])
-                    told = captions[rng.integers(len(captions))]
-            text = before + told + after
-        return text
-
-    return fill(question), fill(answer)
-
-
 class Lesson:
     """Samples, and batches of samples with the same number of pictures, so that none is padded between its parts."""
 
     def __init__(self, model, processor, rng: np.random.Generator):
         self.model, self.processor, self.rng = model, processor, rng
         self.tokenizer, self.reading = processor.tokenizer, Reading(model.get_input_embeddings(), processor.tokenizer)
+        self.pointing = Pointing(model.model.language_model)
         self.end, self.stop = self.tokenizer.eos_token_id, self.ids(".")
         self.step, self.kept = model.config.num_video_query_tokens, {}
+        self.numbers, self.seen = set(self.reading.digits.tolist()), set(self.reading.words.tolist())
 
     def ids(self, text: str, first: bool = False) -> list[int]:
         return self.tokenizer(text, add_special_tokens=first)["input_ids"]
@@ -165,81 +96,123 @@ class Lesson:
             self.kept[text] = self.ids(f" {text}")
         return self.kept[text]
 
-    def pictures(self, count: int, pairs: Sequence, in_order: bool = True) -> tuple[list[View], list]:
-        """
-        Each of another pair of colour and shape, and their times. In half of the lists a few colours and shapes come
-        again and again, so that it takes both to tell one from the others.
-        """
-        order = [pairs[one] for one in self.rng.permutation(len(pairs))]
-        if self.rng.random() < 0.5:
-            colours, shapes = {colour for colour, _ in order[:3]}, {shape for _, shape in order[:4]}
-            order.sort(key=lambda pair: pair[0] not in colours or pair[1] not in shapes)
-        times = draw_times(self.rng, count) if in_order else [draw_time(self.rng) for _ in range(count)]
-        return [draw_view(self.rng, order[one]) for one in self.rng.permutation(count)], times
+    def number(self, digits: str) -> list[int]:
+        return self.reading.digits[[*map(int, digits)]].tolist()
+
+    def opened(self, views: list[View], digits: list[str]) -> Sample:
+        sample = Sample(views, digits)
+        sample.read(self.ids(self.opening(len(views)), True))
+        return sample
 
     def opening(self, count: int) -> str:
         return f"<Video>{'<video>' * (self.step * math.ceil(count / self.step))}</Video>"
 
+    def any_digits(self, count: int, in_order: bool) -> list[str]:
+        """Of times, or any digits."""
+        if self.rng.random() < 0.5:
+            digits = [f"{one:0{DIGITS}d}" for one in self.rng.integers(10**DIGITS, size=count)]
+            return sorted(digits) if in_order else digits
+        times = draw_times(self.rng, count) if in_order else [draw_time(self.rng) for _ in range(count)]
+        return [time.digits for time in times]
+
+    def note(self, pairs: Sequence = PAIRS) -> Sample:
+        """What is on a picture and the four digits of its time, or the other way round."""
+        (view,), digits = draw_pictures(self.rng, 1, pairs), draw_time(self.rng).digits
+        parts = [(self.words(named(self.rng, view, 1)), 0, 0, WORD), (self.number(digits), 0, 0, 0)]
+        sample = self.opened([view], [digits])
+        for part in parts[:: self.rng.choice((1, -1))]:
+            sample.say(*part)
+        return sample
+
     def notes(self, count: int, lines: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
-        """
-        Lines of a description and the four digits of its time, or the other way round. All of a lone picture's is to
-        be learned, of a list what comes second.
-        """
-        views, times = self.pictures(count, pairs, in_order=count > 1 and self.rng.random() < 0.5)
-        digits = [time[2] for time in times]
-        if count > 1 and self.rng.random() < 0.5:
-            digits = [f"{self.rng.integers(10**DIGITS):0{DIGITS}d}" for _ in views]
-        ids = self.ids(self.opening(count), True)
-        labels = [-100] * len(ids)
+        """Of a list, as many lines. What comes second is to be learned: a time, with this chance what is seen."""
+        views = draw_pictures(self.rng, count, pairs)
+        sample = self.opened(views, self.any_digits(count, self.rng.random() < 0.25))
         for place in self.rng.integers(count, size=lines):
-            time, all_of_it = self.reading.digits[[*map(int, digits[place])]].tolist(), named(self.rng, views[place], 1)
+            time = self.number(sample.digits[place])
             if self.rng.random() < back:
-                first, second, rest = time, self.words(f"{all_of_it}."), []
+                sample.read(time)
+                sample.say(self.words(f"{named(self.rng, views[place], 1)}."), place, place)
             else:
-                about = all_of_it if count == 1 else named(self.rng, views[place], 0.5)
-                first, second, rest = self.words(about), time, self.stop
-            ids += first + second + rest
-            labels += (first if count == 1 else [-100] * len(first)) + second + [-100] * len(rest)
-        return ids, labels, views, digits
+                sample.read(self.words(named(self.rng, views[place], 0.5)))
+                sample.say(time, place, place, 0)
+                sample.read(self.stop)
+        return sample
+
+    def stays(self, count: int, lines: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
+        """Lines of a thing and its first and last time; with this chance all things in order, all to be learned."""
+        views, stays = draw_stays(self.rng, count, pairs)
+        sample, in_order = self.opened(views, self.any_digits(count, True)), self.rng.random() < back
+        for stay in stays if in_order else [pick(self.rng, stays) for _ in range(lines)] if stays else []:
+            first, last = (self.number(sample.digits[one]) for one in (stay.first, stay.last))
+            until = min(stay.last + 1, count - 1)  # that it is gone tells the end as well
+            if not in_order:
+                sample.read(self.words(" ".join(stay.pair)))
+            sample.say(first, stay.first, stay.first, 0)
+            sample.say(last, stay.last, until, 0)
+            if in_order:
+                sample.say(self.words(" ".join(stay.pair)), stay.first, stay.last)
+            sample.read(self.stop)
+        if in_order or not stays:
+            sample.say([self.end])
+        return sample
 
     def talk(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
-        """As the phases ask. Without pictures it is about nothing, with one it is about that one."""
-        rng = self.rng
-        if not count:
-            views, times, turns = [], [], [filled(rng) for _ in range(questions)]
-        elif count == 1:
-            (view,), (time,) = views, times = self.pictures(1, pairs, in_order=False)
-            asks, answer, _ = TIMED[time[0]]
-            turns = [(_one(rng, asks).format("the image"), answer.format(time[1]))]
-            turns += [(DESCRIBED[0], DESCRIBED[1].format(describe(rng, view)))]
-            turns = [turns[one] for one in rng.permutation(2)[:questions]]
+        """Questions and answers. Without pictures they are about nothing, with one about that one."""
+        rng, times = self.rng, draw_times(self.rng, count)
+        if count == 1:
+            times = [draw_time(rng)]
+        views = draw_pictures(rng, count, pairs)
+        sample = Sample(views, [time.digits for time in times])
+        if count < 2:
+            turns = about_a_picture(rng, views[0], times[0]) if count else [filled(rng) for _ in range(questions)]
+            turns = [(*turn, ()) for turn in turns]
         else:
-            views, times = self.pictures(count, pairs)
-            turns = [look_up(rng, views[one], times[one], back) for one in rng.integers(count, size=questions)]
-        ids, labels = [], []
-        for number, (question, answer) in enumerate(turns):
+            places = rng.integers(count, size=questions)
+            turns = [(*look_up(rng, views[place], times[place], back), [(place, place)]) for place in places]
+        return self.told(sample, turns)
+
+    def talk_of_stays(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.0) -> Sample:
+        views, stays = draw_stays(self.rng, count, pairs)
+        times, turns = draw_times(self.rng, count), []
+        for stay in [pick(self.rng, stays) for _ in range(questions)] if stays else []:
+            question, answer = look_up_stay(self.rng, stay, times)
+            until = min(stay.last + 1, count - 1)  # that it is gone tells the end as well
+            turns.append((question, answer, [(stay.first, stay.first), (stay.last, until)]))
+        if not turns:
+            turns = [(*filled(self.rng), ())]
+        return self.told(Sample(views, [time.digits for time in times]), turns)
+
+    def told(self, sample: Sample, turns: list) -> Sample:
+        """Turns of a question, its answer, and the views that each time in the answer is of; words are of the first."""
+        count = len(sample.views)
+        for number, (question, answer, looks) in enumerate(turns):
             before = "[INST] " if number else "[INST] <<SYS>>\n \n<</SYS>>\n\n"
             if not number and count:
                 before += f"{self.opening(count)} The video contains {count} frames. "
-            asked, answered = self.ids(before + question + " [/INST]", True), [*self.ids(f" {answer} "), self.end]
-            ids += asked + answered
-            labels += [-100] * len(asked) + answered
-        return ids, labels, views, [time[2] for time in times]
+            sample.read(self.ids(before + question + " [/INST]", True))
+            places = iter(places_of_digits(answer))
+            for token in self.ids(f" {answer} "):
+                which, place = next(places) if token in self.numbers else (0, WORD if token in self.seen else -1)
+                sample.say([token], *((*looks[which], place) if looks and place >= 0 else ()))
+            sample.say([self.end])
+        return sample
 
     def forward(self, samples: list[Sample]):
-        """Logits at what is to be learned, what that is, and which answer it is of."""
-        count, longest = len(samples[0][2]), max(len(ids) for ids, *_ in samples)
+        """Logits at what is to be learned, what that is, which answer it is of, and how far heads look from it."""
+        count, longest = len(samples[0].views), max(len(sample.ids) for sample in samples)
         ids = torch.zeros(len(samples), longest, dtype=torch.long)
-        labels = torch.full_like(ids, -100)
-        for row, (own, wanted, *_) in enumerate(samples):
-            ids[row, : len(own)], labels[row, : len(own)] = torch.tensor(own), torch.tensor(wanted)
+        labels, looks = torch.full_like(ids, -100), []
+        for row, sample in enumerate(samples):
+            ids[row, : len(sample.ids)], labels[row, : len(sample.ids)] = map(torch.tensor, (sample.ids, sample.labels))
+            looks += [(row, *look) for look in sample.looks]
         embedded = self.model.get_input_embeddings()(ids)
+        first = int((ids[0] == self.processor.video_token_id).int().argmax())
         if count:
-            weights = torch.from_numpy(np.stack([view.weights() for *_, views, _ in samples for view in views]))
-            digits = torch.tensor([[*map(int, one)] for *_, times in samples for one in times])
+            weights = torch.from_numpy(np.stack([view.weights() for sample in samples for view in sample.views]))
+            digits = torch.tensor([[*map(int, one)] for sample in samples for one in sample.digits])
             frames = self.reading(weights, digits)
             frames = frames + BLUR * frames.detach().std() * torch.randn_like(frames)
-            first = int((ids[0] == self.processor.video_token_id).int().argmax())
             room = self.step * math.ceil(count / self.step)
             rest = torch.zeros(len(samples), room - count, dtype=torch.long)
             frames = torch.cat([frames.view(len(samples), count, -1), self.model.get_input_embeddings()(rest)], dim=1)
@@ -247,12 +220,17 @@ class Lesson:
         hidden = self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         wanted = labels[:, 1:] != -100
         answers = (wanted & (labels[:, :-1] == -100)).flatten().cumsum(0).view_as(wanted) - 1
-        return self.model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted], answers[wanted]
+        away = hidden.new_zeros(())
+        if looks:
+            rows, columns, places, lowest, highest = torch.tensor(looks).T
+            # A token is said by the one before it.
+            away = self.pointing.loss(rows, columns - 1, places, first + lowest, first + highest)
+        return self.model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted], answers[wanted], away
 
     @torch.no_grad()
     def right(self, make, count: int, pairs: Sequence, back: float) -> float:
         """Share of lines or answers that are right to the last token; to the last digit where a time is asked for."""
-        logits, wanted, answers = self.forward([make(count, 4, pairs, back) for _ in range(24)])
+        logits, wanted, answers, _ = self.forward([make(count, 4, pairs, back) for _ in range(24)])
         wrong = (logits.argmax(-1) != wanted) & (torch.isin(wanted, self.reading.digits) | bool(back))
         right = torch.ones(int(answers[-1]) + 1, dtype=torch.bool)
         right[answers[wrong]] = False
@@ -260,37 +238,52 @@ class Lesson:
 
 
 def learn_language(model, processor, steps: int, rng: np.random.Generator):
-    lesson = Lesson(model, processor, rng)
+    lesson, away = Lesson(model, processor, rng), [0.0]
 
     def draw(done: float) -> list[Sample]:
-        """Lone pictures, then lists, then questions about them in most of the steps, then lists that grow."""
-        grown = min(1.0, max(0.0, (done - LONG) / 0.3))
-        which, longest = rng.random(), 4 if done < (LISTS + SENTENCES) / 2 else round(8 + (MOST - 8) * grown)
-        if done > SENTENCES and rng.random() < 0.65:
-            count = 0 if which < 0.06 else 1 if which < 0.12 else int(rng.integers(2, longest + 1))
+        """Lone pictures, then lists that grow, then things that stay, then questions too."""
+        which, growth = rng.random(), min(1.0, max(0.0, (done - LISTS) / (GROWN - LISTS)))
+        count = int(rng.integers(2, round(4 + (MOST - 4) * growth) + 1))
+        staying = done > STAYS and rng.random() < 0.35
+        if done > SENTENCES and rng.random() < 0.5:
+            count = 0 if which < 0.06 else 1 if which < 0.12 else count
             questions = {0: 4, 1: 2}.get(count, QUESTIONS)
-            return [lesson.talk(count, questions) for _ in range(_fitting(30 + count + 30 * questions))]
-        count = 1 if done < LISTS or which < 0.08 else int(rng.integers(2, longest + 1))
-        lines = 1 if count == 1 else LINES
-        return [lesson.notes(count, lines) for _ in range(_fitting(16 + count + 9 * lines))]
+            make = lesson.talk_of_stays if staying and count > 1 else lesson.talk
+            return [make(count, questions) for _ in range(_fitting(30 + count + 30 * questions))]
+        if done < LISTS or which < 0.08:
+            return [lesson.note() for _ in range(_fitting(24))]
+        make = lesson.stays if staying else lesson.notes
+        return [make(count, LINES) for _ in range(_fitting(16 + count + (11 if staying else 9) * LINES))]
 
     def loss(step: int) -> torch.Tensor:
-        logits, wanted, _ = lesson.forward(draw(step / steps))
-        return functional.cross_entropy(logits, wanted)
+        logits, wanted, _, far = lesson.forward(draw(step / steps))
+        away[0] = 0.96 * away[0] + 0.04 * far.item()
+        return functional.cross_entropy(logits, wanted) + POINTED * far
 
     def report() -> str:
-        """Right notes of times, of pictures, and right answers with times: about training pairs / the test split's."""
-        figures = []
-        for count in (2, 8, 32):
-            told = [
-                f"{lesson.right(make, min(count, len(pairs)), pairs, back):.2f}"
-                for make, back in ((lesson.notes, 0.0), (lesson.notes, 1.0), (lesson.talk, 0.0))
-                for pairs in (PAIRS, UNSEEN)
-            ]
-            figures.append(f"{count}: " + " ".join("/".join(told[one : one + 2]) for one in (0, 2, 4)))
+        """How far heads look from it; notes of times and pictures and answers with times that are right."""
+        asked = [(lesson.notes, 0.0), (lesson.notes, 1.0), (lesson.stays, 0.0)]
+        asked += [(lesson.talk, 0.0), (lesson.talk_of_stays, 0.0)]
+        figures = [f"away {away[0]:.3f}"]
+        for count in (8, 32):
+            told = [f"{lesson.right(make, count, PAIRS, back):.2f}" for make, back in asked]
+            figures.append(f"{count}: {' '.join(told)}")
         return ", ".join(figures)
 
-    fit("language", [model.model.language_model, model.lm_head], steps, loss, 1e-2, report)
+    try:
+        fit("language", [model.model.language_model, model.lm_head], steps, loss, 1e-2, report)
+    finally:
+        lesson.pointing.close()
+
+
+def places_of_digits(answer: str) -> list[tuple[int, int]]:
+    """Of each digit of a text, which time it belongs to, and its place there: 12.3 has the last three of 0123."""
+    places = []
+    for which, time in enumerate(re.findall(r"\d+\.?\d*", answer)):
+        digits = time.replace(".", "").rstrip()
+        end = DIGITS - 1 if len(digits) < 3 and "." not in time.rstrip(".") else DIGITS  # numbers of images are whole
+        places += [(which, end - len(digits) + place) for place in range(len(digits))]
+    return places
 
 
 def _fitting(length: int) -> int:
