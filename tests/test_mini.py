@@ -15,27 +15,27 @@ from train.parts.views import PAIRS, WORDS, draw_unseen
 
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "examples" / "seq2time-mini-base"
+BASE = ROOT / "examples" / "seq2time-mini-base"
 
 
 def test_it_is_a_whole_hub_folder():
-    names = {path.name for path in FOLDER.iterdir()}
+    names = {path.name for path in BASE.iterdir()}
     assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= names
-    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 25e6
-    assert not [path for path in FOLDER.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
-    for path in FOLDER.glob("*.py"):  # transformers copies code when it saves: the copies must not grow old
+    assert sum(path.stat().st_size for path in BASE.rglob("*") if path.is_file()) < 25e6
+    assert not [path for path in BASE.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    for path in BASE.glob("*.py"):  # transformers copies code when it saves: the copies must not grow old
         assert path.read_bytes() == (ROOT / "modeling_seq2time" / path.name).read_bytes(), f"{path.name} is another"
 
 
 @pytest.fixture(scope="module")
-def mini():
-    model = AutoModelForImageTextToText.from_pretrained(FOLDER, trust_remote_code=True).eval()
-    return model, AutoProcessor.from_pretrained(FOLDER, trust_remote_code=True)
+def base():
+    model = AutoModelForImageTextToText.from_pretrained(BASE, trust_remote_code=True).eval()
+    return model, AutoProcessor.from_pretrained(BASE, trust_remote_code=True)
 
 
-def test_its_tokens_say_what_a_frame_shows(mini):
+def test_its_tokens_say_what_a_frame_shows(base):
     """Of pairs of colour and shape that it was never shown; their shapes it knows but in part."""
-    model, processor = mini
+    model, processor = base
     album = Album(processor, 14, 5, 32, draw_unseen)
     asked = {"videos": [album.pictures.numpy()], "return_tensors": "pt", "do_sample_frames": False}
     inputs = {
@@ -51,9 +51,9 @@ def test_its_tokens_say_what_a_frame_shows(mini):
         assert right.float().mean() > least, words
 
 
-def test_it_finds_a_picture_of_a_list(mini):
+def test_it_finds_a_picture_of_a_list(base):
     """By colour and shape, of new pictures that are alike; by chance a quarter would be right."""
-    model, processor = mini
+    model, processor = base
     rng, right = np.random.default_rng(1), 0
     for seed in range(8):
         drawn = draw_pictures(rng, 4, PAIRS)

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .asking import about_a_picture, filled, look_up, look_up_stay, named, pick
+from .asking import about_a_picture, filled, list_stays, look_up, look_up_stay, named, pick
 from .fitting import fit
-from .lists import DIGITS, draw_pictures, draw_stays, draw_time, draw_times
+from .lists import DIGITS, Stay, between, draw_pictures, draw_stays, draw_time, draw_times
 from .pointing import WORD, Pointing
 from .views import PAIRS, WORDS, View
 
@@ -144,18 +144,21 @@ class Lesson:
         views, stays = draw_stays(self.rng, count, pairs)
         sample, in_order = self.opened(views, self.any_digits(count, True)), self.rng.random() < back
         for stay in stays if in_order else [pick(self.rng, stays) for _ in range(lines)] if stays else []:
-            first, last = (self.number(sample.digits[one]) for one in (stay.first, stay.last))
-            until = min(stay.last + 1, count - 1)  # that it is gone tells the end as well
             if not in_order:
                 sample.read(self.words(" ".join(stay.pair)))
-            sample.say(first, stay.first, stay.first, 0)
-            sample.say(last, stay.last, until, 0)
+            for place, ends in zip((stay.came, stay.went), self.ends(stay, count), strict=True):
+                sample.say(self.number(f"{between(sample.digits, place):0{DIGITS}d}"), *ends, 0)
             if in_order:
                 sample.say(self.words(" ".join(stay.pair)), stay.first, stay.last)
             sample.read(self.stop)
         if in_order or not stays:
             sample.say([self.end])
         return sample
+
+    @staticmethod
+    def ends(stay: Stay, count: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The views that tell when a thing came, and when it went: the ones next to it tell it as well."""
+        return (max(stay.first - 1, 0), stay.first), (stay.last, min(stay.last + 1, count - 1))
 
     def talk(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
         """Questions and answers. Without pictures they are about nothing, with one about that one."""
@@ -172,29 +175,36 @@ class Lesson:
             turns = [(*look_up(rng, views[place], times[place], back), [(place, place)]) for place in places]
         return self.told(sample, turns)
 
-    def talk_of_stays(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.0) -> Sample:
+    def talk_of_stays(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
+        """Questions about things that stay, or with this chance about all of them at once."""
         views, stays = draw_stays(self.rng, count, pairs)
-        times, turns = draw_times(self.rng, count), []
-        for stay in [pick(self.rng, stays) for _ in range(questions)] if stays else []:
-            question, answer = look_up_stay(self.rng, stay, times)
-            until = min(stay.last + 1, count - 1)  # that it is gone tells the end as well
-            turns.append((question, answer, [(stay.first, stay.first), (stay.last, until)]))
-        if not turns:
+        times = draw_times(self.rng, count)
+        looks = [self.ends(stay, count) for stay in stays]
+        if not stays:
             turns = [(*filled(self.rng), ())]
+        elif self.rng.random() < back:
+            turns = [(*list_stays(self.rng, stays, times), sum(looks, ()))]
+        else:
+            chosen = self.rng.integers(len(stays), size=questions)
+            turns = [(*look_up_stay(self.rng, stays[one], times), looks[one]) for one in chosen]
         return self.told(Sample(views, [time.digits for time in times]), turns)
 
     def told(self, sample: Sample, turns: list) -> Sample:
-        """Turns of a question, its answer, and the views that each time in the answer is of; words are of the first."""
+        """Turns of a question, its answer, and the views that each time in the answer is of."""
         count = len(sample.views)
         for number, (question, answer, looks) in enumerate(turns):
             before = "[INST] " if number else "[INST] <<SYS>>\n \n<</SYS>>\n\n"
             if not number and count:
                 before += f"{self.opening(count)} The video contains {count} frames. "
             sample.read(self.ids(before + question + " [/INST]", True))
-            places = iter(places_of_digits(answer))
+            places, which = iter(places_of_digits(answer)), 0
             for token in self.ids(f" {answer} "):
-                which, place = next(places) if token in self.numbers else (0, WORD if token in self.seen else -1)
-                sample.say([token], *((*looks[which], place) if looks and place >= 0 else ()))
+                if token in self.numbers:
+                    which, place = next(places)
+                    told = (*looks[which], place) if looks and place >= 0 else ()
+                else:  # words are of the time before them, or of all from one to the other
+                    told = (looks[which - which % 2][1], looks[which][0]) if looks and token in self.seen else ()
+                sample.say([token], *told)
             sample.say([self.end])
         return sample
 
@@ -228,10 +238,16 @@ class Lesson:
         return self.model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted], answers[wanted], away
 
     @torch.no_grad()
-    def right(self, make, count: int, pairs: Sequence, back: float) -> float:
-        """Share of lines or answers that are right to the last token; to the last digit where a time is asked for."""
-        logits, wanted, answers, _ = self.forward([make(count, 4, pairs, back) for _ in range(24)])
-        wrong = (logits.argmax(-1) != wanted) & (torch.isin(wanted, self.reading.digits) | bool(back))
+    def right(self, make, count: int, pairs: Sequence, back: float, digits: int = DIGITS) -> float:
+        """Share of lines or answers that are right to the last token; so many digits where a time is asked for."""
+        samples = [make(count, 4, pairs, back) for _ in range(24)]
+        logits, wanted, answers, _ = self.forward(samples)
+        places = []  # of what is to be said in a time
+        for sample in samples:
+            known = {label: place for label, place, *_ in sample.looks}
+            places += [known.get(number, -1) for number, label in enumerate(sample.labels) if label != -100]
+        places = torch.tensor(places)
+        wrong = (logits.argmax(-1) != wanted) & (((places >= 0) & (places < digits)) | bool(back))
         right = torch.ones(int(answers[-1]) + 1, dtype=torch.bool)
         right[answers[wrong]] = False
         return float(right.float().mean())
@@ -261,12 +277,15 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
         return functional.cross_entropy(logits, wanted) + POINTED * far
 
     def report() -> str:
-        """How far heads look from it; notes of times and pictures and answers with times that are right."""
-        asked = [(lesson.notes, 0.0), (lesson.notes, 1.0), (lesson.stays, 0.0)]
-        asked += [(lesson.talk, 0.0), (lesson.talk_of_stays, 0.0)]
+        """
+        How far heads look from it; notes of times and pictures and answers with times that are right, when things come
+        and go to the first digits.
+        """
+        asked = [(lesson.notes, 0.0, DIGITS), (lesson.notes, 1.0, DIGITS), (lesson.stays, 0.0, 1)]
+        asked += [(lesson.talk, 0.0, DIGITS), (lesson.talk_of_stays, 0.0, 1)]
         figures = [f"away {away[0]:.3f}"]
         for count in (8, 32):
-            told = [f"{lesson.right(make, count, PAIRS, back):.2f}" for make, back in asked]
+            told = [f"{lesson.right(make, count, PAIRS, back, digits):.2f}" for make, back, digits in asked]
             figures.append(f"{count}: {' '.join(told)}")
         return ", ".join(figures)
 

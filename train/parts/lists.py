@@ -1,6 +1,8 @@
 """Lists of pictures for the language model to look things up in, and when each is seen."""
 
+import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,35 +23,39 @@ class Time(NamedTuple):
 
 
 class Stay(NamedTuple):
-    """A thing that is on all pictures of a list from the first to the last of these."""
+    """
+    A thing that is on all pictures of a list from the first to the last of these. It came somewhen behind the picture
+    before and went somewhen before the next: both are places on the way from one picture to another.
+    """
 
     pair: tuple[str, str]
     first: int
     last: int
+    came: float
+    went: float
 
 
 def draw_time(rng: np.random.Generator) -> Time:
     kind = KINDS[rng.choice(3, p=SHARES)]
-    if kind == "position":
-        return position(int(rng.integers(10**DIGITS)))
-    tenths = int(rng.integers(1, 97)) * 10 if kind == "image" else int(rng.integers(1500))
-    return Time(kind, f"{tenths // 10}" if kind == "image" else f"{tenths / 10:.1f}", f"{tenths:0{DIGITS}d}")
+    code = {"image": 10 * rng.integers(1, 97), "s": rng.integers(1500), "position": rng.integers(10**DIGITS)}[kind]
+    return as_time(kind, int(code))
 
 
 def draw_times(rng: np.random.Generator, count: int) -> list[Time]:
     """Of pictures one after the other, all of a kind."""
     kind = KINDS[rng.choice(3, p=SHARES)]
     if kind == "image":
-        return [Time(kind, f"{number}", f"{10 * number:0{DIGITS}d}") for number in range(1, count + 1)]
+        return [as_time(kind, 10 * number) for number in range(1, count + 1)]
     places = np.arange(count) + (rng.random(count) if rng.random() < 0.5 else rng.integers(2))
-    if kind == "position":
-        return [position(min(round(place / count * 10**DIGITS), 10**DIGITS - 1)) for place in places]
-    tenths = np.round(places / count * rng.uniform(100, 1300)).astype(int)
-    return [Time(kind, f"{tenth / 10:.1f}", f"{tenth:0{DIGITS}d}") for tenth in tenths]
+    whole = 10**DIGITS if kind == "position" else rng.uniform(100, 1300)
+    return [as_time(kind, min(round(place / count * whole), 10**DIGITS - 1)) for place in places]
 
 
-def position(code: int) -> Time:
-    return Time("position", f"0.{code:0{DIGITS}d}", f"{code:0{DIGITS}d}")
+def as_time(kind: str, code: int) -> Time:
+    digits = f"{code:0{DIGITS}d}"
+    return Time(
+        kind, {"image": f"{round(code / 10)}", "s": f"{code / 10:.1f}", "position": f"0.{digits}"}[kind], digits
+    )
 
 
 def draw_pictures(rng: np.random.Generator, count: int, pairs: Sequence) -> list[View]:
@@ -73,18 +79,29 @@ def draw_stays(rng: np.random.Generator, count: int, pairs: Sequence) -> tuple[l
     lengths, gaps = np.exp(rng.uniform(0.7, 3.2, wanted)), np.exp(rng.uniform(-0.7, 2.3, wanted + 1))
     gaps[[0, -1]] *= rng.random(2) < 0.8
     lasting = np.concatenate([np.stack([gaps[:-1], lengths], axis=1).flatten(), gaps[-1:]])
-    parts = np.searchsorted(np.cumsum(lasting)[:-1], (np.arange(count) + rng.random()) / count * lasting.sum(), "right")
+    begin = -rng.random()  # in pictures, as all that follows; the first picture is at 0
+    ends = (begin + np.cumsum([0, *lasting]) / lasting.sum() * count).tolist()
     order = [pairs[one] for one in rng.permutation(len(pairs))]
     background, views, stays = BACKGROUNDS[rng.integers(len(BACKGROUNDS))], [], []
-    for number, pair in enumerate(order[: 2 * wanted + 1]):
-        seen, told = int((parts == number).sum()), number % 2
-        if seen and told:
-            stays.append(Stay(pair, len(views), len(views) + seen - 1))
+    for number, (came, went) in enumerate(pairwise(ends)):
+        first, after = len(views), count if number == 2 * wanted else min(count, max(0, math.ceil(went)))
+        told = number % 2
+        if after > first and told:
+            stays.append(Stay(order[number], first, after - 1, came, went))
         if told or rng.random() < 0.35:
-            views += _one_thing(rng, pair, background, seen)
+            views += _one_thing(rng, order[number], background, after - first)
         else:
-            views += seen * [View("", "", MIDDLE, MIDDLE, SMALL, background)]
+            views += (after - first) * [View("", "", MIDDLE, MIDDLE, SMALL, background)]
     return views, stays
+
+
+def between(digits: list[str], place: float) -> int:
+    """The time of a place on the way from one picture to another, or as far before and behind all as between them."""
+    codes = [int(time) for time in digits]
+    before, behind = (codes[1] - codes[0], codes[-1] - codes[-2]) if len(codes) > 1 else (0, 0)
+    codes = [codes[0] - before, *codes, codes[-1] + behind]
+    code = round(float(np.interp(place, np.arange(-1, len(digits) + 1), codes)))
+    return min(max(code, 0), 10**DIGITS - 1)
 
 
 def _one_thing(rng: np.random.Generator, pair: tuple[str, str], background: str, count: int) -> list[View]:
