@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from train.parts.language import Reading
 from train.parts.lists import draw_pictures
+from train.parts.reading import Reading
 from train.parts.sight import COLOUR, SHAPE, SIZE, Album
 from train.parts.views import PAIRS, WORDS, draw_unseen
 

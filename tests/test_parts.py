@@ -13,8 +13,10 @@ from dataset_scripts.items import DataError
 from dataset_scripts.sources import miniworld
 from dataset_scripts.wording import TEMPLATES
 from train.parts import __main__ as command
-from train.parts import asking, fitting, frames, language, lists, pointing, sight, views
+from train.parts import asking, fitting, frames, lists, pointing, sight, views
+from train.parts.lesson import Lesson, places_of_digits
 from train.parts.model import make_model
+from train.parts.reading import Reading
 from train.parts.views import View, draw_view
 
 
@@ -99,7 +101,7 @@ def test_what_is_said_of_a_picture_is_what_it_shows():
 
 def test_a_token_reads_as_its_caption_and_its_time(made):
     model, processor = made
-    reading = language.Reading(model.get_input_embeddings(), processor.tokenizer)
+    reading = Reading(model.get_input_embeddings(), processor.tokenizer)
     drawn = [View("red", "circle", 0.24, 0.24, views.SMALL, "on grass")]
     drawn.append(View("blue", "moon", 0.76, 0.5, views.LARGE, "in the night sky"))
     weights = torch.from_numpy(np.stack([view.weights() for view in drawn]))
@@ -144,7 +146,7 @@ def test_frames_are_asked_for_in_the_notation_that_they_are_read_in():
 
 
 def test_questions_have_their_answers(made):
-    lesson = language.Lesson(*made, np.random.default_rng(0))
+    lesson = Lesson(*made, np.random.default_rng(0))
     view = View("orange", "circle", 0.24, 0.24, views.SMALL, "on grass")
     for kind, written, digits in (("image", "7", "0070"), ("s", "12.3", "0123"), ("position", "0.0729", "0729")):
         for _ in range(20):
@@ -197,12 +199,12 @@ def test_places_between_pictures_have_times():
     ],
 )
 def test_digits_are_known_by_their_places(answer, places):
-    assert language.places_of_digits(answer) == places
+    assert places_of_digits(answer) == places
 
 
 @pytest.mark.parametrize("make", ["notes", "stays", "talk", "talk_of_stays"])
 def test_heads_are_to_look_at_what_is_said(made, make):
-    tokenizer, lesson = made[1].tokenizer, language.Lesson(*made, np.random.default_rng(0))
+    tokenizer, lesson = made[1].tokenizer, Lesson(*made, np.random.default_rng(0))
     kinds = set()
     for back in (0.0, 1.0):
         for _ in range(8):
@@ -227,7 +229,7 @@ def test_heads_are_to_look_at_what_is_said(made, make):
 
 
 def test_of_a_lone_picture_all_is_learned(made):
-    lesson = language.Lesson(*made, np.random.default_rng(0))
+    lesson = Lesson(*made, np.random.default_rng(0))
     (view,), (time,) = (sample := lesson.note()).views, sample.digits
     learned = made[1].tokenizer.decode([label for label in sample.labels if label != -100])
     assert f"{view.colour} {view.shape}" in learned and time in learned.replace(" ", "")
@@ -236,7 +238,7 @@ def test_of_a_lone_picture_all_is_learned(made):
 
 def test_looking_elsewhere_costs(made):
     """The less, the more a head looks at what it should; of a range, anything in it will do."""
-    lesson = language.Lesson(*made, np.random.default_rng(0))
+    lesson = Lesson(*made, np.random.default_rng(0))
     with torch.no_grad():
         lesson.forward([lesson.notes(8, 2, back=0.0) for _ in range(2)])
         asked, attention = lesson.pointing, lesson.pointing.attention
@@ -262,11 +264,11 @@ def test_looking_elsewhere_costs(made):
 
 def test_answers_are_counted_whole(made):
     """One wrong token makes an answer wrong."""
-    lesson = language.Lesson(*made, np.random.default_rng(0))
+    lesson = Lesson(*made, np.random.default_rng(0))
     said = {}
 
     def forward(samples):
-        _, wanted, answers, away = language.Lesson.forward(lesson, samples)
+        _, wanted, answers, away = Lesson.forward(lesson, samples)
         said["wanted"], said["answers"] = wanted, answers
         logits = functional.one_hot(wanted, len(made[1].tokenizer)).float()
         logits[said["wrong"], 0] = 2.0

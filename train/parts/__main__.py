@@ -4,13 +4,13 @@ python -m train.parts --output runs/mini/base
 Trains the mini base from scratch on single pictures of the miniworld: what stands in for EVA-CLIP, InstructBLIP,
 Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the other:
 
-- language: the language model reads a picture as one token; it notes down what is there and when, and finds a picture
-  of a list by what is there or by its time, in plain text, as LLaMA can in a text.
+- language: the language model reads a picture as one token; it notes down what is there and when, and looks up in lists
+  what is there by its time, its time by what is there, and when a thing came and went, as LLaMA can in a text.
 - sight: the vision tower tells, patch by patch, which words a picture's description has.
 - frames: Q-Formers and projector hand on each frame of a window as the token that the language model reads.
 
-So it was never shown a sequence, clip or video, knows nothing of moments, and has no time tokens. Parts that are
-finished are kept when the command is given again.
+So it was never shown a sequence, clip or video, knows no actions, and has no time tokens. Parts that are finished are
+kept when the command is given again.
 """
 
 import argparse
@@ -41,7 +41,7 @@ PARTS = {  # what each part trains
     "sight": ("model.vision_tower.",),
     "frames": ("model.image_qformer.", "model.video_qformer.", "model.projector."),
 }
-STEPS = {"language": 1100, "sight": 2500, "frames": 800}
+STEPS = {"language": 1400, "sight": 2500, "frames": 800}
 
 
 def main(arguments: list[str] | None = None):

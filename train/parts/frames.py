@@ -7,8 +7,8 @@ from torch.nn import functional
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 
 from .fitting import fit
-from .language import Reading
 from .lists import DIGITS
+from .reading import Reading
 from .sight import COLOUR, SHAPE, Album
 from .views import WORDS
 
