@@ -38,6 +38,7 @@ WORLD_SEED, TEST_SEED, FILM_SEED = SEEDS = 0, 1, 2
 SIZE = 112  # pixels on each side
 QUERIES, RANKED = 3, 40  # about the film, and moments of each
 HOME = "quickstart/"  # where the recipes' paths lie
+PROMPTS = Path(__file__).with_name("quickstart_prompts.toml")
 # All that accelerate would otherwise warn of.
 LAUNCH = ["--cpu", "--num_processes=1", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--quiet"]
 
@@ -88,7 +89,7 @@ def main(arguments: list[str] | None = None):
 
     made = partial(films, film, FILM_SEED, 1, least=QUERIES)
     stages.do("render a film", film / "captions.jsonl", f"# 1 of seed {FILM_SEED}, {QUERIES} events or more", made)
-    asked = f"# model.ground(processor, video, queries, top_k={RANKED})"
+    asked = f"# model.ground(processor, video, queries, top_k={RANKED}, prompt=…)"
     stages.do("ask when it happens", answers, asked, lambda: ground(model, film, answers))
     stages.module("report", report, "examples.report", out)
     print(f"\n{report.resolve()}")
@@ -97,7 +98,7 @@ def main(arguments: list[str] | None = None):
 def evaluate(stages: "Stages", title: str, model: str | Path, test: Path, out: Path):
     """Held to the form of an answer; and once more free to write, to count the answers that can't be read."""
     common = ["--model", model, "--benchmark", "miniworld", "--data", test, "--num-frames", 32]
-    common += ["--dtype", "float32", "--device", "cpu"]
+    common += ["--dtype", "float32", "--device", "cpu", "--prompts", PROMPTS]
     held, free = ["--search-steps", 64, "--max-new-tokens", 256], ["--task", "tvg", "--free", "--max-new-tokens", 48]
     for name, options in ((title, held), (f"{title}-free", free)):
         words = [*common, *options, "--output", out / name]
@@ -207,13 +208,15 @@ def show_record(folder: Path):
 
 def ground(folder: Path, film: Path, output: Path):
     """Queries about the film: the true times beside the moments that the model finds."""
+    from evaluation.run_settings import read_prompts  # noqa: PLC0415
     from modeling_seq2time import Seq2TimeForConditionalGeneration, Seq2TimeProcessor  # noqa: PLC0415
 
     (row,) = map(json.loads, (film / "captions.jsonl").read_text(encoding="utf-8").splitlines())
     events, video = row["events"][:QUERIES], str(film / row["file"])
     model = Seq2TimeForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
     processor = Seq2TimeProcessor.from_pretrained(folder)
-    answers = model.ground(processor, video, [event["caption"] for event in events], top_k=RANKED, search_steps=256)
+    prompt, queries = read_prompts(PROMPTS)["tvg"], [event["caption"] for event in events]
+    answers = model.ground(processor, video, queries, top_k=RANKED, search_steps=256, prompt=prompt)
     found = []
     for event, answer in zip(events, answers, strict=True):
         moments = [{"start": one.start, "end": one.end, "score": one.score} for one in answer]

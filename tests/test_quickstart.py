@@ -2,11 +2,13 @@
 
 import json
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from dataset_scripts.wording import TEMPLATES
 from examples import quickstart, report
 
 
@@ -21,6 +23,12 @@ def finished(tmp_path_factory, tiny_folder):
     arguments = ["--base", str(base), "--output", str(tmp_path_factory.mktemp("quickstart") / "out"), *SMALL]
     quickstart.main(arguments)
     return arguments
+
+
+def test_models_are_asked_as_they_were_trained():
+    asked = tomllib.loads(quickstart.PROMPTS.read_text(encoding="utf-8"))
+    assert asked["dvc"] in TEMPLATES["dense_captioning"]["questions"]
+    assert asked["tvg"].replace("{query}", "{}") in TEMPLATES["grounding"]["questions"]
 
 
 class Page(HTMLParser):
