@@ -18,19 +18,26 @@ ROOT = Path(__file__).parents[1]
 BASE = ROOT / "examples" / "seq2time-mini-base"
 
 
-def test_it_is_a_whole_hub_folder():
-    names = {path.name for path in BASE.iterdir()}
-    assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= names
-    assert sum(path.stat().st_size for path in BASE.rglob("*") if path.is_file()) < 25e6
-    assert not [path for path in BASE.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
-    for path in BASE.glob("*.py"):  # transformers copies code when it saves: the copies must not grow old
+@pytest.fixture(scope="module")
+def folder():
+    """Code is run only where it is known to be this package's; transformers copies it when it saves."""
+    for path in BASE.glob("*.py"):  # the copies must not grow old
         assert path.read_bytes() == (ROOT / "modeling_seq2time" / path.name).read_bytes(), f"{path.name} is another"
+    return BASE
+
+
+def test_it_is_a_whole_hub_folder(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= names
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 25e6
+    assert not [path for path in folder.rglob("*") if path.suffix in (".bin", ".pt", ".pth", ".pkl")]
 
 
 @pytest.fixture(scope="module")
-def base():
-    model = AutoModelForImageTextToText.from_pretrained(BASE, trust_remote_code=True).eval()
-    return model, AutoProcessor.from_pretrained(BASE, trust_remote_code=True)
+def base(folder):
+    trusted = {"trust_remote_code": True, "local_files_only": True}
+    model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, **trusted).eval()
+    return model, AutoProcessor.from_pretrained(folder, **trusted)
 
 
 def test_its_tokens_say_what_a_frame_shows(base):

@@ -1,6 +1,7 @@
 """The mini base in a few steps: what is taught is what is meant, and a run that was stopped goes on."""
 
 import json
+from itertools import product
 
 import numpy as np
 import pytest
@@ -225,6 +226,19 @@ def test_heads_are_to_look_at_what_is_said(made, make):
                     assert said == shown[0].shape
             assert "[INST]" not in tokenizer.decode([sample.ids[place] for place in learned])
     assert kinds == {False, True}, "words and digits"
+    lesson.pointing.close()
+
+
+def test_of_a_list_what_comes_second_is_learned(made):
+    lesson = Lesson(*made, np.random.default_rng(0))
+    for make, back in product((lesson.notes, lesson.talk), (0.0, 1.0)):
+        sample = make(5, 3, back=back)
+        assert sample.ids.count(made[1].video_token_id) == 8, "a window holds five"
+        assert len(sample.views) == len(sample.digits) == 5
+        learned = made[1].tokenizer.decode([label for label in sample.labels if label != -100])
+        assert any(view.colour in learned for view in sample.views) == bool(back)
+        assert back or any(letter.isdigit() for letter in learned)
+        assert "[INST]" not in learned and learned.count("</s>") == (3 if make == lesson.talk else 0)
     lesson.pointing.close()
 
 

@@ -220,7 +220,7 @@ def places_of_digits(answer: str) -> list[tuple[int, int]]:
     """Of each digit of a text, which time it belongs to, and its place there: 12.3 has the last three of 0123."""
     places = []
     for which, time in enumerate(re.findall(r"\d+\.?\d*", answer)):
-        digits = time.replace(".", "").rstrip()
+        digits = time.replace(".", "")
         end = DIGITS - 1 if len(digits) < 3 and "." not in time.rstrip(".") else DIGITS  # numbers of images are whole
         places += [(which, end - len(digits) + place) for place in range(len(digits))]
     return places

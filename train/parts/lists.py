@@ -37,7 +37,7 @@ class Stay(NamedTuple):
 
 def draw_time(rng: np.random.Generator) -> Time:
     kind = KINDS[rng.choice(3, p=SHARES)]
-    code = {"image": 10 * rng.integers(1, 97), "s": rng.integers(1500), "position": rng.integers(10**DIGITS)}[kind]
+    code = 10 * rng.integers(1, 97) if kind == "image" else rng.integers(1500 if kind == "s" else 10**DIGITS)
     return as_time(kind, int(code))
 
 
@@ -53,9 +53,8 @@ def draw_times(rng: np.random.Generator, count: int) -> list[Time]:
 
 def as_time(kind: str, code: int) -> Time:
     digits = f"{code:0{DIGITS}d}"
-    return Time(
-        kind, {"image": f"{round(code / 10)}", "s": f"{code / 10:.1f}", "position": f"0.{digits}"}[kind], digits
-    )
+    written = {"image": f"{round(code / 10)}", "s": f"{code / 10:.1f}", "position": f"0.{digits}"}[kind]
+    return Time(kind, written, digits)
 
 
 def draw_pictures(rng: np.random.Generator, count: int, pairs: Sequence) -> list[View]:

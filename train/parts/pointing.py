@@ -5,7 +5,7 @@ said, and some for words. Else a digit's head looks at the first token. So a loo
 
 import torch
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import rotate_half
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from .lists import DIGITS
 
@@ -32,7 +32,8 @@ class Pointing:
         `lowest` to `highest` of their row.
         """
         heads = DIGITS + WORD_HEADS
-        queries, keys = (self._turned(one, heads) for one in (self.attention.q_proj, self.attention.k_proj))
+        states = (self._states(one, heads) for one in (self.attention.q_proj, self.attention.k_proj))
+        queries, keys = apply_rotary_pos_emb(*states, *self.turns)
         scores = (queries @ keys.transpose(2, 3) * self.attention.scaling)[rows, :, columns]
         tokens = torch.arange(keys.shape[2])
         scores = scores.masked_fill((tokens > columns[:, None])[:, None], -torch.inf)
@@ -44,9 +45,7 @@ class Pointing:
         # As often as heads look at the first token, what they are for would hardly count.
         return -seen[busy].mean() - 0.5 * seen[taught & ~busy].mean()
 
-    def _turned(self, projection, heads: int) -> torch.Tensor:
+    def _states(self, projection, heads: int) -> torch.Tensor:
         size = self.attention.head_dim
         states = functional.linear(self.hidden, projection.weight[: heads * size])
-        states = states.unflatten(-1, (heads, size)).transpose(1, 2)
-        cos, sin = (one[:, None] for one in self.turns)
-        return states * cos + rotate_half(states) * sin
+        return states.unflatten(-1, (heads, size)).transpose(1, 2)
