@@ -1,8 +1,8 @@
 """
 python -m evaluation.lmms_eval_model --model seq2time --model_args pretrained=DIR_OR_REPO --tasks TASK,TASK
 
-Runs lmms-eval with Seq2Time among its models; all options are lmms-eval's. Grounding tasks are answered by the search
-of `model.ground`, in seconds and in words that their parsers read; others freely, time tokens written as seconds.
+Runs lmms-eval with Seq2Time among its models; all options are lmms-eval's. Grounding tasks are answered by
+`model.ground`, in seconds and in words that their parsers read; others freely, time tokens written as seconds.
 """
 
 import json

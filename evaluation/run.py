@@ -59,7 +59,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--free", action="store_true", help="let the model write freely, and read what it wrote")
     parser.add_argument("--prompts", type=Path, default=PROMPTS, metavar="TOML", help="other words for the tasks")
     parser.add_argument("--max-new-tokens", type=int, default=512, help="of an answer (default: %(default)s)")
-    parser.add_argument("--search-steps", type=int, default=1024, help="of a grounding query (default: %(default)s)")
+    parser.add_argument(
+        "--search-steps", type=int, help="ground by the most probable answers, of a search of so many steps"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N videos")
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float16", "float32"))
     parser.add_argument("--device", help="such as cpu or cuda:1; each process has its own GPU if not given")

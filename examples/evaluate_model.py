@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None):
     world, results = args.output / "world", args.output / "results"
     miniworld.build(world, pictures=0, clips=0, videos=args.videos, seed=args.seed, only="test")
     asked = ["--model", args.model, "--benchmark", "miniworld", "--data", str(world), "--output", str(results)]
-    evaluation.main([*asked, "--search-steps", "128"])
+    evaluation.main(asked)
 
     of_nothing = baselines.of_run(results)
     figures = json.loads((results / "results.json").read_text(encoding="utf-8"))["tasks"]

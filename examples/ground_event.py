@@ -23,7 +23,7 @@ def main():
     moments = model.ground(processor, args.video, args.query, top_k=args.top_k, max_overlap=0.5)
     print(f"{args.video}, {moments.length:.1f} s: {args.query}")
     for moment in moments:
-        print(f"  {moment.start:6.2f} – {moment.end:6.2f} s   probability {moment.score:.2g}")
+        print(f"  {moment.start:6.2f} – {moment.end:6.2f} s   overlap to expect {moment.score:.2g}")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def evaluate(stages: "Stages", title: str, model: str | Path, test: Path, out: P
     """Held to the form of an answer; and once more free to write, to count the answers that can't be read."""
     common = ["--model", model, "--benchmark", "miniworld", "--data", test, "--num-frames", 32]
     common += ["--dtype", "float32", "--device", "cpu", "--prompts", PROMPTS]
-    held, free = ["--search-steps", 64, "--max-new-tokens", 256], ["--task", "tvg", "--free", "--max-new-tokens", 48]
+    held, free = ["--max-new-tokens", 256], ["--task", "tvg", "--free", "--max-new-tokens", 48]
     for name, options in ((title, held), (f"{title}-free", free)):
         words = [*common, *options, "--output", out / name]
         stages.module(f"evaluate {name}", out / name / "results.json", "evaluation.run", *words)
@@ -216,7 +216,7 @@ def ground(folder: Path, film: Path, output: Path):
     model = Seq2TimeForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
     processor = Seq2TimeProcessor.from_pretrained(folder)
     prompt, queries = read_prompts(PROMPTS)["tvg"], [event["caption"] for event in events]
-    answers = model.ground(processor, video, queries, top_k=RANKED, search_steps=256, prompt=prompt)
+    answers = model.ground(processor, video, queries, top_k=RANKED, prompt=prompt)
     found = []
     for event, answer in zip(events, answers, strict=True):
         moments = [{"start": one.start, "end": one.end, "score": one.score} for one in answer]

@@ -236,14 +236,14 @@ def timelines(answers: dict) -> str:
         made.append(f"""
 <article class="query"><h3>{escape(event["caption"])}</h3>
 <div class="rows">{"".join(f"<span>{name}</span>{row}" for name, row in rows.items())}</div>
-<p class="quiet">True: {_said(event)}. Answers with their probabilities: {listed}. IoU of the first:
-{overlap(_span(event), _span(best[0])):.2f}. Peak of the score: {peak:.2g}.</p></article>""")
+<p class="quiet">True: {_said(event)}. Answers, and the overlap to expect of each: {listed}. IoU of the first:
+{overlap(_span(event), _span(best[0])):.2f}. Peak of the sum: {peak:.2g}.</p></article>""")
     ranked = max(len(one["moments"]) for one in answers["queries"])
     return f"""
 <h2>When does it happen?</h2>
 <p>A film of a seed of its own, and {len(made)} questions. Below its frames: when it is true; the model's best answers,
-paler the less probable; its score of each instant, the sum of the probabilities of those of its {ranked} best moments
-that cover it.</p>{"".join(made)}"""
+paler the less overlap it expects; its score of each instant, the sum of the scores of those of its {ranked} best
+moments that cover it.</p>{"".join(made)}"""
 
 
 def filmstrip(video: Path, length: float) -> str:

@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     ground.add_argument("query", metavar="QUERY", help="what to look for")
     ground.add_argument("--top-k", type=int, default=1, help="number of moments (default: 1)")
     ground.add_argument("--max-overlap", type=float, default=0.5, help="of two moments, as a fraction (default: 0.5)")
-    ground.add_argument("--min-score", type=float, default=0.0, help="leave out moments less probable than this")
+    ground.add_argument("--min-score", type=float, default=0.0, help="leave out moments with a smaller score")
     caption = commands.add_parser("caption", parents=[common], help="what happens when?")
     caption.add_argument("videos", nargs="+", metavar="VIDEO", help="path or URL")
     caption.add_argument("--max-new-tokens", type=int, default=512, help="length of the answer (default: 512)")
@@ -136,8 +136,6 @@ def table(video: str, answer: Answer, args) -> str:
         start, stop = (short_clock(time, length) for time in (moment.start, moment.end))
         text = f"  {moment.text}" if args.command == "caption" else ""
         lines.append(f"  {start:>9} {stop:>9} {moment.score:>8.2g}  {timeline(moment)}{text}")
-    if not answer.proven:
-        lines.append("  (the search was stopped: better moments may exist)")
     return "\n".join(lines)
 
 

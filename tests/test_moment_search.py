@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_seq2time import AnswerForm
-from modeling_seq2time.moment_search import best_moments
+from modeling_seq2time.moment_search import best_moments, expected_moments
 from modeling_seq2time.moments import overlap
 from tests.test_time_decoding import setting
 
@@ -127,3 +127,66 @@ def test_more_moments_than_there_are():
     assert proven
     spans = {tuple(round(2 * place) for place in shape.positions(moment)) for moment in found}
     assert spans == set(itertools.combinations_with_replacement((1, 2), 2))
+
+
+@pytest.mark.parametrize("peak", [0.3, 3.0])
+@pytest.mark.parametrize(("name", "length", "unit"), [("bins", 60.0, "s"), ("text", 1.5, "s"), ("rpt", 12, "image")])
+def test_the_overlap_to_expect(name, length, unit, peak):
+    """Of so many answers that none is left out, as over all moments there are; what isn't legal overlaps nothing."""
+    notation, tokenizer = setting(name, **({"num_bins": 12} if name == "bins" else {}))
+    shape = AnswerForm(tokenizer, notation, length, unit, "grounding")
+    next_scores, calls = scorer(tokenizer, peak, knows=shape.time_tokens)
+    spans = []
+    for (start, end), log_prob in all_moments(shape, next_scores):
+        place = tuple(notation.fraction(code, length, unit) for code in (start, end))
+        spans.append(((start, end), place, math.exp(log_prob)))
+    told = {span: sum(share * overlap(place, other) for _, other, share in spans) for span, place, _ in spans}
+    expected = sorted(told.items(), key=lambda one: -one[1])[:4]
+    calls.clear()
+    found = expected_moments(shape, next_scores, top_k=4, width=8, samples=10**9)
+    assert [(moment.start, moment.end) for moment, _ in found] == [span for span, _ in expected]
+    assert [score for _, score in found] == pytest.approx([score for _, score in expected], rel=1e-3)
+    assert max(calls) <= 8
+    apart = [tuple(round(place, 6) for place in shape.positions(moment)) for moment, _ in found]
+    alone = expected_moments(shape, next_scores, top_k=1, samples=10**9)
+    assert tuple(round(place, 6) for place in shape.positions(alone[0][0])) == apart[0]
+
+
+def digits_scorer(tokenizer, notation, likely):
+    """Start and end alike: `likely` gives the probabilities of a digit behind those of the same time."""
+    digits = tokenizer.convert_tokens_to_ids(list(notation.tokens))
+
+    def next_scores(answers):
+        rows = torch.full((len(answers), len(tokenizer)), -60.0)
+        for row, answer in zip(rows, answers, strict=True):
+            written = [digits.index(token) for token in answer if token in digits]
+            known = written[4:] if len(written) > 3 else written
+            for digit, share in likely(len(written) > 3, known).items():
+                row[digits[digit]] = math.log(share)
+        return rows
+
+    return next_scores
+
+
+def test_a_time_is_where_its_probability_lies_not_its_most_probable_code():
+    """
+    The start is 0.4 to 0.7 with a chance of 4 in 5, but its last digits are anybody's guess; so of all codes 0.0000 is
+    the most probable.
+    """
+    notation, tokenizer = setting("rpt")
+    shape = AnswerForm(tokenizer, notation, 60.0, form="grounding")
+
+    def likely(is_end, known):
+        if is_end:
+            return {9: 1.0}
+        return {0: 1.0} if known and known[0] == 0 else dict.fromkeys(range(10), 0.1) if known else FIRST
+
+    FIRST = {0: 0.2, 4: 0.2, 5: 0.2, 6: 0.2, 7: 0.2}
+    next_scores = digits_scorer(tokenizer, notation, likely)
+    (searched,), _ = best_moments(shape, next_scores)
+    ((moment, score),) = expected_moments(shape, next_scores)
+    assert (searched.start, searched.end) == (0, 9999)
+    assert 4000 < moment.start < 6500 and moment.end == 9999
+    assert 0.5 < score < 0.8
+    ((lone, _),) = expected_moments(shape, next_scores, samples=1)
+    assert 5000 <= lone.start < 6000, "one answer takes the middle way"

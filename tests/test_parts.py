@@ -1,6 +1,7 @@
 """The mini base in a few steps: what is taught is what is meant, and a run that was stopped goes on."""
 
 import json
+import re
 from itertools import product
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers.models.llama import modeling_llama
 
 from dataset_scripts.items import DataError
 from dataset_scripts.sources import miniworld
+from dataset_scripts.sources.miniworld_drawing import ACTIONS
 from dataset_scripts.wording import TEMPLATES
 from train.parts import __main__ as command
 from train.parts import asking, fitting, frames, lists, pointing, sight, views
@@ -157,29 +159,42 @@ def test_questions_have_their_answers(made):
             question, answer = asking.look_up(lesson.rng, view, lists.Time(kind, written, digits), back=1.0)
             assert (written in question or digits in question) and "orange circle" in answer
     times = [lists.as_time("position", code) for code in (0, 2500, 5000, 7500)]
-    stays = [lists.Stay(("red", "circle"), 0, 0, 0.0, 0.2), lists.Stay(("orange", "moon"), 1, 3, 0.6, 3.1)]
+    stays = [lists.Stay(("red", "circle"), "rises", 0, 0, 0.0, 0.2)]
+    stays.append(lists.Stay(("orange", "moon"), "slides left", 1, 3, 0.6, 3.1))
+    asked = []
     for _ in range(20):
         question, answer = asking.look_up_stay(lesson.rng, stays[1], times)
         assert "an orange moon" in question and "1500" in answer and "7750" in answer
+        question, _ = asking.look_up_stay(lesson.rng, stays[1]._replace(once=False), times)
+        assert any(f"moon {way}" in question for way in ACTIONS["slides left"]), "what it does tells it from another"
         question, answer = asking.list_stays(lesson.rng, stays, times)
         assert question in TEMPLATES["dense_captioning"]["questions"]
-        assert answer == "0000 - 0500 seconds, a red circle. 1500 - 7750 seconds, an orange moon."
+        asked.append(re.sub("slides to the left|moves from right to left", "…", re.sub("rises|moves up", "…", answer)))
+    assert set(asked) == {"0000 - 0500 seconds, a red circle …. 1500 - 7750 seconds, an orange moon …."}
     texts = [" ".join(asking.filled(lesson.rng)) for _ in range(200)]
     assert not any("{" in text for text in texts) and any("The given query happens in" in text for text in texts)
 
 
-def test_things_stay_as_long_as_is_said():
-    rng, lasted = np.random.default_rng(0), []
-    for count in [*range(2, 33)] * 4:
+def test_things_stay_as_long_as_is_said_and_do_it():
+    rng, lasted, again = np.random.default_rng(0), [], 0
+    for count in [*range(2, 33), 96] * 4:
         pictures, stays = lists.draw_stays(rng, count, views.PAIRS)
         assert len(pictures) == count and len({view.background for view in pictures}) == 1
-        seen = [(view.colour, view.shape) for view in pictures]
         for stay in stays:
-            assert [place for place, pair in enumerate(seen) if pair == stay.pair] == [
-                *range(stay.first, stay.last + 1)
-            ]
-            lasted.append((stay.last - stay.first + 1) / count)
-    assert min(lasted) < 0.1 and max(lasted) == 1, "short and long"
+            alike = [one for one in stays if one.pair == stay.pair]
+            assert len({one.action for one in alike}) == len(alike) and not (stay.once and len(alike) > 1)
+            again += not stay.once
+            places = [place for place, view in enumerate(pictures) if (view.colour, view.shape) == stay.pair]
+            assert {place for one in alike for place in range(one.first, one.last + 1)} == set(places)
+            shown = pictures[stay.first : stay.last + 1]
+            lasted.append(len(shown) / count)
+            way = [view.x for view in shown]
+            if stay.action in ("slides left", "slides right"):
+                assert way == sorted(way, reverse=stay.action == "slides left")
+            if stay.action == "shakes":
+                assert np.ptp(way) <= 0.16 + 1e-9
+    assert min(lasted) < 0.05 and max(lasted) == 1, "short and long"
+    assert again > 50
 
 
 def test_places_between_pictures_have_times():
@@ -223,7 +238,7 @@ def test_heads_are_to_look_at_what_is_said(made, make):
                 elif said in views.COLOURS:
                     assert said == shown[0].colour
                 elif said in views.SHAPES:
-                    assert said == shown[0].shape
+                    assert said in (shown[0].shape, "circle"), "some move in a circle"
             assert "[INST]" not in tokenizer.decode([sample.ids[place] for place in learned])
     assert kinds == {False, True}, "words and digits"
     lesson.pointing.close()

@@ -87,7 +87,9 @@ def test_a_video_is_encoded_once(tiny, video, monkeypatch):
 def test_scores_are_the_models_own(tiny, video):
     """The prompt of `ground`, run through the model as any other prompt, gives the same probability."""
     model, processor = tiny("timechat", time_notation="bins")
-    (moment,) = model.ground(processor, video, "x", video_kwargs={"num_frames": 8}, prompt="When: {query}")
+    (moment,) = model.ground(
+        processor, video, "x", search_steps=1024, video_kwargs={"num_frames": 8}, prompt="When: {query}"
+    )
     chat = [{"role": "user", "content": [{"type": "video", "video": str(video)}, {"type": "text", "text": "When: x"}]}]
     text = processor.apply_chat_template(chat) + " From "
     times = [processor.notation.encode(position) for position in moment.position]
@@ -143,7 +145,7 @@ def test_a_search_that_stops_early_says_so(tiny, video):
     model, processor = tiny("timechat")
     assert not model.ground(processor, video, "a", **FAST).proven
     model, processor = tiny("timechat", time_notation="bins")
-    assert model.ground(processor, video, "a", video_kwargs={"num_frames": 8}).proven
+    assert model.ground(processor, video, "a", search_steps=1024, video_kwargs={"num_frames": 8}).proven
 
 
 def test_free_answers_are_read_and_their_failures_counted(tiny, video):

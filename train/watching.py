@@ -17,7 +17,7 @@ from .recipe import HeldOut
 
 FIGURES = ("r1@0.5", "miou")
 TASK, SOURCE, HELD = "loss/task/", "loss/source/", "held_out/"  # beginnings of names in the log
-SEARCH_STEPS = 32  # branches of a search that are looked at: a model that knows nothing yet would use up any number
+SAMPLES = 16  # answers that a moment is chosen by
 
 
 class HeldOutQuestions:
@@ -52,7 +52,7 @@ class HeldOutQuestions:
                 torch.stack([torch.as_tensor(frame) for frame in sample["frames"]]).numpy(),
                 video_kwargs={"video_metadata": [sample["metadata"]], "do_sample_frames": False},
             )
-            answer = model.ground(self.processor, watched, "", prompt=question, search_steps=SEARCH_STEPS)
+            answer = model.ground(self.processor, watched, "", prompt=question, samples=SAMPLES)
             found = [len(marks(message["content"])) for message in sample["messages"][1::2]]
             first = len(sample["targets"]) * found[0] // sum(found)  # targets of the first question, of several
             windows = [(one["start"] * length, one["end"] * length) for one in sample["targets"][:first]]

@@ -84,7 +84,7 @@ def _draw(rng: np.random.Generator, choices):
     return choices[rng.integers(len(choices))]
 
 
-def _actor(rng: np.random.Generator, colour: str, shape: str, size: str = "", place: str = "") -> Actor:
+def draw_actor(rng: np.random.Generator, colour: str, shape: str, size: str = "", place: str = "") -> Actor:
     x, y = PLACES[place or _draw(rng, PLACES)]
     return Actor(
         colour,
@@ -107,7 +107,7 @@ def _seconds(frames: int, rate: Fraction) -> float:
 
 def plan_picture(rng: np.random.Generator, index: int, split: str, combination: tuple) -> tuple[Scene, dict]:
     file, (colour, shape, size, place, background) = f"{split}/{index:06}.jpg", combination
-    segment = Segment(1, _actor(rng, colour, shape, size, place))
+    segment = Segment(1, draw_actor(rng, colour, shape, size, place))
     row = {"file": file, "split": split, "caption": _draw(rng, picture_captions(*combination))}
     return Scene(file, background, int(rng.integers(2**32)), (segment,)), row
 
@@ -115,7 +115,7 @@ def plan_picture(rng: np.random.Generator, index: int, split: str, combination: 
 def plan_clip(rng: np.random.Generator, index: int, split: str, combination: tuple) -> tuple[Scene, dict]:
     colour, shape, action, background = combination
     file, rate = f"{split}/{action}/{index:06}.mp4", _draw(rng, RATES)
-    segment = Segment(round(rng.uniform(2, 6) * rate), _actor(rng, colour, shape), action)
+    segment = Segment(round(rng.uniform(2, 6) * rate), draw_actor(rng, colour, shape), action)
     row = {"file": file, "split": split, "caption": _draw(rng, clip_captions(*combination)), "label": action}
     row["duration"] = _seconds(segment.frames, rate)
     return Scene(file, background, int(rng.integers(2**32)), (segment,), rate), row
@@ -142,10 +142,10 @@ def plan_video(rng: np.random.Generator, index: int, split: str, combination: tu
     segments, events, now = [], [], 0
     for gap, length, happening in itertools.zip_longest(gaps, lengths, happenings):
         if gap:
-            segments.append(Segment(gap, _actor(rng, *_draw(rng, bystanders)) if rng.random() < 0.35 else None))
+            segments.append(Segment(gap, draw_actor(rng, *_draw(rng, bystanders)) if rng.random() < 0.35 else None))
             now += gap
         if happening:
-            segments.append(Segment(length, _actor(rng, *happening[:2]), happening[2]))
+            segments.append(Segment(length, draw_actor(rng, *happening[:2]), happening[2]))
             events.append({"start": _seconds(now, rate), "end": _seconds(now + length, rate)})
             events[-1]["caption"] = _draw(rng, event_captions(*happening))
             now += length

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from dataset_scripts.sources import miniworld
-from dataset_scripts.sources.miniworld_drawing import ACTIONS
 from dataset_scripts.wording import TEMPLATES
 
 from .lists import Stay, Time, as_time, between, draw_time
@@ -73,32 +72,34 @@ def look_up(rng: np.random.Generator, view: View, time: Time, back: float) -> tu
     return pick(rng, when["questions"]).format(asked), pick(rng, when["answers"]).format(time.digits)
 
 
+def does(rng: np.random.Generator, stay: Stay) -> str:
+    return pick(rng, miniworld.event_captions(*stay.pair, stay.action))
+
+
 def came_and_went(stay: Stay, times: list[Time]) -> list[Time]:
     digits = [time.digits for time in times]
     return [as_time(times[0].kind, between(digits, place)) for place in (stay.came, stay.went)]
 
 
 def look_up_stay(rng: np.random.Generator, stay: Stay, times: list[Time]) -> tuple[str, str]:
-    """
-    A question from when to when a thing is seen, and the answer. A phase asks for what a thing does; here it does
-    anything: it is known by what it is.
-    """
+    """A question from when to when a thing is seen or does something, and the answer."""
     came, went = came_and_went(stay, times)
-    if rng.random() < 0.3:
+    if stay.once and rng.random() < 0.3:
         question, answer = pick(rng, STAYING[0]), STAYING[1][came.kind]
         return question.format(with_article(" ".join(stay.pair))), answer.format(came.written, went.written)
     words = TEMPLATES["grounding"]
-    caption = pick(rng, miniworld.event_captions(*stay.pair, pick(rng, [*ACTIONS])))
-    return pick(rng, words["questions"]).format(caption), words["answer"].format(f"{came.digits} - {went.digits}")
+    return pick(rng, words["questions"]).format(does(rng, stay)), words["answer"].format(
+        f"{came.digits} - {went.digits}"
+    )
 
 
 def list_stays(rng: np.random.Generator, stays: list[Stay], times: list[Time]) -> tuple[str, str]:
-    """All that is seen, and from when to when, as dense captioning asks for it."""
+    """All that happens, and from when to when, as dense captioning asks for it."""
     words = TEMPLATES["dense_captioning"]
     told = []
     for stay in stays:
         came, went = came_and_went(stay, times)
-        told.append(words["event"].format(came.digits, went.digits, with_article(" ".join(stay.pair))))
+        told.append(words["event"].format(came.digits, went.digits, does(rng, stay)))
     return pick(rng, words["questions"]), " ".join(told)
 
 

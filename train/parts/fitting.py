@@ -1,11 +1,14 @@
 """Muon for matrices, AdamW for all else, on a cosine."""
 
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from transformers import AttentionInterface, AttentionMaskInterface, get_cosine_schedule_with_warmup
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 class Muon(torch.optim.Optimizer):
@@ -68,6 +71,25 @@ def fit(
         bar.set_postfix_str(f"loss {mean:.3f}", refresh=False)
         if (step + 1) % 50 == 0:
             tqdm.write(f"{name}: step {step + 1}, loss {mean:.4f}" + (f", {report()}" if report else ""))
+
+
+@contextmanager
+def in_bfloat16(model, wanted: bool):
+    """Multiplies matrices so. Attention isn't: torch's own, on a CPU, takes longer in bfloat16 than in float32."""
+
+    def attention(module, query, key, value, *args, **kwargs):
+        with torch.autocast("cpu", enabled=False):
+            return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query.float(), key.float(), value.float(), *args, **kwargs)
+
+    if wanted:
+        AttentionInterface.register("sdpa_in_float32", attention)
+        AttentionMaskInterface.register("sdpa_in_float32", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+        model.set_attn_implementation("sdpa_in_float32")
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=wanted, cache_enabled=False):  # weights change all the time
+            yield
+    finally:
+        model.set_attn_implementation("sdpa")
 
 
 def _at_the_edge(name: str) -> bool:

@@ -15,12 +15,12 @@ from .views import WORDS
 
 NOTATIONS = ("text", "rpt")  # that the image Q-Former reads times in
 SHARP = 5.0  # how far apart the loss sees a digit and another
-BATCH = 16  # sequences
+BATCH, MOST = 8, 96  # sequences, and frames of one
 
 
 def draw_sequence(rng: np.random.Generator, most: int) -> tuple[Seq2TimeVideoMetadata, str, list[str]]:
     """Frames of a video or of an image sequence, a notation, and each frame's digits in it."""
-    count = int(rng.integers(1, most + 1)) if rng.random() < 0.3 else 8 * int(rng.integers(1, 5))
+    count = int(rng.integers(1, most + 1)) if rng.random() < 0.3 else 8 * int(rng.integers(1, most // 8 + 1))
     known = {"total_num_frames": count, "frames_indices": list(range(count))}
     if rng.random() < 0.5:
         duration = rng.uniform(10, 130)
@@ -45,7 +45,7 @@ def learn_frames(model, processor, albums: tuple[Album, Album, Album], steps: in
         codes = Reading(embeddings, processor.tokenizer).codes()
         decoder, nothing = torch.linalg.pinv(codes), embeddings.weight[processor.tokenizer.unk_token_id]
     size = codes.square().sum(-1).mean()
-    patches, asked_about = torch.cat([see(model, named), see(model, any_colour)]), see(model, unseen)
+    patches, asked_about = see(model, named, any_colour), see(model, unseen)
     weights = torch.cat([named.weights, any_colour.weights])
 
     def told(notation: str, drawn: list, patches: torch.Tensor):
@@ -55,7 +55,7 @@ def learn_frames(model, processor, albums: tuple[Album, Album, Album], steps: in
         return said, rest, told[:, : len(WORDS)], SHARP * told[:, len(WORDS) :].unflatten(1, (DIGITS, 10))
 
     def loss(step: int) -> torch.Tensor:
-        total, count, drawn = 0.0, 0, [draw_sequence(rng, 64) for _ in range(BATCH)]
+        total, count, drawn = 0.0, 0, [draw_sequence(rng, MOST) for _ in range(BATCH)]
         for notation in NOTATIONS:
             if not (mine := [one for one in drawn if one[1] == notation]):
                 continue
@@ -76,7 +76,7 @@ def learn_frames(model, processor, albums: tuple[Album, Album, Album], steps: in
         """Of pictures of the test split: colours, shapes and digits told right."""
         figures = []
         for notation in NOTATIONS:
-            drawn = [one for one in (draw_sequence(rng, 64) for _ in range(2 * BATCH)) if one[1] == notation]
+            drawn = [one for one in (draw_sequence(rng, MOST) for _ in range(2 * BATCH)) if one[1] == notation]
             times = torch.tensor([[*map(int, one)] for *_, digits in drawn for one in digits])
             picks = torch.from_numpy(rng.integers(len(asked_about), size=len(times)))
             *_, seen, digits = told(notation, drawn, asked_about[picks])
@@ -109,8 +109,9 @@ def say(model, processor, notation: str, videos: list[Seq2TimeVideoMetadata], pa
 
 
 @torch.no_grad()
-def see(model, album: Album) -> torch.Tensor:
-    """What the vision tower makes of the pictures."""
+@torch.autocast("cpu", enabled=False)
+def see(model, *albums: Album) -> torch.Tensor:
+    """What the vision tower makes of the pictures, one album after the other."""
     tower = model.model.vision_tower.eval()
-    numbers = torch.arange(len(album.views))
-    return torch.cat([tower(album.pixels(batch)).last_hidden_state.half() for batch in numbers.split(64)])
+    batches = [(album, batch) for album in albums for batch in torch.arange(len(album.views)).split(64)]
+    return torch.cat([tower(album.pixels(batch)).last_hidden_state.half() for album, batch in batches])

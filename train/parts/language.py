@@ -5,6 +5,8 @@ of a list up by what is there or by their time, and things that stay for several
 first in notes, then when it is asked in sentences. Some of its heads are shown where to look.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -15,9 +17,9 @@ from .lists import DIGITS
 from .views import PAIRS
 
 
-TOKENS = 5500  # of a step, about
+TOKENS = 6000  # of a step, padding and all
 LINES, QUESTIONS = 16, 8  # about a list
-MOST = 32  # pictures in a list
+MOST, OF_THINGS_THAT_STAY = 64, 96  # pictures in a list
 LISTS, STAYS, SENTENCES, GROWN = 0.08, 0.17, 0.28, 0.3  # shares of the steps: when each begins, when lists are longest
 POINTED = 0.5  # how much it counts where heads look
 
@@ -28,22 +30,21 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
     def draw(done: float) -> list[Sample]:
         """Lone pictures, then lists that grow, then things that stay, then questions too."""
         which, growth = rng.random(), min(1.0, max(0.0, (done - LISTS) / (GROWN - LISTS)))
-        count = int(rng.integers(2, round(4 + (MOST - 4) * growth) + 1))
-        staying = done > STAYS and rng.random() < 0.5
+        staying = done > STAYS and rng.random() < 0.6
+        most = OF_THINGS_THAT_STAY if staying else MOST
+        count = int(rng.integers(2, round(4 + (most - 4) * growth) + 1))
         if done > SENTENCES and rng.random() < 0.6:
             count = 0 if which < 0.06 else 1 if which < 0.12 else count
-            questions = {0: 4, 1: 2}.get(count, QUESTIONS)
             make = lesson.talk_of_stays if staying and count > 1 else lesson.talk
-            return [make(count, questions) for _ in range(_fitting(30 + count + 30 * questions))]
+            return _filled(lambda: make(count, {0: 4, 1: 2}.get(count, QUESTIONS)))
         if done < LISTS or which < 0.08:
-            return [lesson.note() for _ in range(_fitting(24))]
-        make = lesson.stays if staying else lesson.notes
-        return [make(count, LINES) for _ in range(_fitting(16 + count + (11 if staying else 9) * LINES))]
+            return _filled(lesson.note)
+        return _filled(lambda: (lesson.stays if staying else lesson.notes)(count, LINES))
 
     def loss(step: int) -> torch.Tensor:
         logits, wanted, _, far = lesson.forward(draw(step / steps))
         away[0] = 0.96 * away[0] + 0.04 * far.item()
-        return functional.cross_entropy(logits, wanted) + POINTED * far
+        return functional.cross_entropy(logits.float(), wanted) + POINTED * far
 
     def report() -> str:
         """
@@ -53,7 +54,7 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
         asked = [(lesson.notes, 0.0, DIGITS), (lesson.notes, 1.0, DIGITS), (lesson.stays, 0.0, 1)]
         asked += [(lesson.talk, 0.0, DIGITS), (lesson.talk_of_stays, 0.0, 1)]
         figures = [f"away {away[0]:.3f}"]
-        for count in (8, 32):
+        for count in (8, MOST):
             told = [f"{lesson.right(make, count, PAIRS, back, digits):.2f}" for make, back, digits in asked]
             figures.append(f"{count}: {' '.join(told)}")
         return ", ".join(figures)
@@ -64,6 +65,12 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
         lesson.pointing.close()
 
 
-def _fitting(length: int) -> int:
-    """Samples of about this length that a step has."""
-    return max(1, round(TOKENS / length))
+def _filled(make: Callable[[], Sample]) -> list[Sample]:
+    """As many samples as a step has room for, where all are padded to the longest."""
+    samples, longest = [], 0
+    while True:
+        sample = make()
+        longest = max(longest, len(sample.ids))
+        if samples and longest * (len(samples) + 1) > TOKENS:
+            return samples
+        samples.append(sample)

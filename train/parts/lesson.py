@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .asking import about_a_picture, filled, list_stays, look_up, look_up_stay, named, pick
+from .asking import about_a_picture, does, filled, list_stays, look_up, look_up_stay, named
 from .lists import DIGITS, Stay, between, draw_pictures, draw_stays, draw_time, draw_times
 from .pointing import WORD, Pointing
 from .reading import Reading
@@ -103,20 +103,25 @@ class Lesson:
         return sample
 
     def stays(self, count: int, lines: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
-        """Lines of a thing and its first and last time; with this chance all things in order, all to be learned."""
+        """Lines of things, what they do, from when to when; with this chance all in order, all of it to be learned."""
         views, stays = draw_stays(self.rng, count, pairs)
         sample, in_order = self.opened(views, self.any_digits(count, True)), self.rng.random() < back
-        for stay in stays if in_order else [pick(self.rng, stays) for _ in range(lines)] if stays else []:
+        for stay in stays if in_order else self.some(stays, lines):
+            said = self.words(" ".join(stay.pair) if stay.once and self.rng.random() < 0.5 else does(self.rng, stay))
             if not in_order:
-                sample.read(self.words(" ".join(stay.pair)))
+                sample.read(said)
             for place, ends in zip((stay.came, stay.went), self.ends(stay, count), strict=True):
                 sample.say(self.number(f"{between(sample.digits, place):0{DIGITS}d}"), *ends, 0)
             if in_order:
-                sample.say(self.words(" ".join(stay.pair)), stay.first, stay.last)
+                sample.say(said, stay.first, stay.last)
             sample.read(self.stop)
         if in_order or not stays:
             sample.say([self.end])
         return sample
+
+    def some(self, stays: list[Stay], most: int) -> list[Stay]:
+        """Each at most once: what was said before would only be said again."""
+        return [stays[one] for one in self.rng.permutation(len(stays))[:most]]
 
     @staticmethod
     def ends(stay: Stay, count: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -139,17 +144,18 @@ class Lesson:
         return self.told(sample, turns)
 
     def talk_of_stays(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
-        """Questions about things that stay, or with this chance about all of them at once."""
+        """Questions about some things that stay, or with this chance about all of them at once."""
         views, stays = draw_stays(self.rng, count, pairs)
         times = draw_times(self.rng, count)
-        looks = [self.ends(stay, count) for stay in stays]
         if not stays:
             turns = [(*filled(self.rng), ())]
         elif self.rng.random() < back:
-            turns = [(*list_stays(self.rng, stays, times), sum(looks, ()))]
+            looks = [look for stay in stays for look in self.ends(stay, count)]
+            turns = [(*list_stays(self.rng, stays, times), looks)]
         else:
-            chosen = self.rng.integers(len(stays), size=questions)
-            turns = [(*look_up_stay(self.rng, stays[one], times), looks[one]) for one in chosen]
+            turns = [
+                (*look_up_stay(self.rng, stay, times), self.ends(stay, count)) for stay in self.some(stays, questions)
+            ]
         return self.told(Sample(views, [time.digits for time in times]), turns)
 
     def told(self, sample: Sample, turns: list) -> Sample:

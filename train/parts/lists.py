@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dataset_scripts.sources.miniworld_drawing import BACKGROUNDS
+from dataset_scripts.sources.miniworld import draw_actor
+from dataset_scripts.sources.miniworld_drawing import ACTIONS, BACKGROUNDS, STILL, can, pose
 
 from .views import MIDDLE, SMALL, View, draw_view
 
 
 DIGITS = 4  # of a time: those behind the point of a position, or hundreds to tenths of seconds and images
+AGAIN = 0.4  # how often a thing comes back
 KINDS, SHARES = ("image", "s", "position"), (0.2, 0.25, 0.55)  # of times, and how often each is drawn
 
 
@@ -24,15 +26,17 @@ class Time(NamedTuple):
 
 class Stay(NamedTuple):
     """
-    A thing that is on all pictures of a list from the first to the last of these. It came somewhen behind the picture
-    before and went somewhen before the next: both are places on the way from one picture to another.
+    A thing that does something on all pictures of a list from the first to the last of these. It came somewhen behind
+    the picture before and went somewhen before the next: both are places on the way from one picture to another.
     """
 
     pair: tuple[str, str]
+    action: str
     first: int
     last: int
     came: float
     went: float
+    once: bool = True  # nothing else in the list is of its colour and shape
 
 
 def draw_time(rng: np.random.Generator) -> Time:
@@ -71,8 +75,8 @@ def draw_pictures(rng: np.random.Generator, count: int, pairs: Sequence) -> list
 
 def draw_stays(rng: np.random.Generator, count: int, pairs: Sequence) -> tuple[list[View], list[Stay]]:
     """
-    Pictures of a place to which things come, one after the other; each stays for one picture or for many. Between them
-    there may be none, or one that isn't among those that are told.
+    Pictures of a place to which things come, one after the other; each does something, for one picture or for many. Now
+    and then one comes back and does something else. Between them there may be none, or one that isn't told.
     """
     wanted = int(rng.integers(1, max(2, min(9, count // 2))))
     lengths, gaps = np.exp(rng.uniform(0.7, 3.2, wanted)), np.exp(rng.uniform(-0.7, 2.3, wanted + 1))
@@ -80,15 +84,27 @@ def draw_stays(rng: np.random.Generator, count: int, pairs: Sequence) -> tuple[l
     lasting = np.concatenate([np.stack([gaps[:-1], lengths], axis=1).flatten(), gaps[-1:]])
     begin = -rng.random()  # in pictures, as all that follows; the first picture is at 0
     ends = (begin + np.cumsum([0, *lasting]) / lasting.sum() * count).tolist()
-    order = [pairs[one] for one in rng.permutation(len(pairs))]
+    others, happenings = iter([pairs[one] for one in rng.permutation(len(pairs))]), []
+    while len(happenings) < wanted:
+        again = happenings and rng.random() < AGAIN
+        pair = happenings[rng.integers(len(happenings))][0] if again else next(others)
+        happening = pair, [*ACTIONS][rng.integers(len(ACTIONS))]
+        if can(pair[1], happening[1]) and happening not in happenings:
+            happenings.append(happening)
     background, views, stays = BACKGROUNDS[rng.integers(len(BACKGROUNDS))], [], []
-    for number, (came, went) in enumerate(pairwise(ends)):
+    for number, ((came, went), seconds) in enumerate(zip(pairwise(ends), lasting, strict=True)):
         first, after = len(views), count if number == 2 * wanted else min(count, max(0, math.ceil(went)))
-        told = number % 2
-        if after > first and told:
-            stays.append(Stay(order[number], first, after - 1, came, went))
+        told = number % 2 == 1
+        pair, action = happenings[number // 2] if told else (next(others), STILL)
+        if told and after > first:
+            once = sum(pair == one for one, _ in happenings) == 1
+            stays.append(Stay(pair, action, first, after - 1, came, went, once))
         if told or rng.random() < 0.35:
-            views += _one_thing(rng, order[number], background, after - first)
+            actor = draw_actor(rng, *pair)
+            for place in range(first, after):
+                there = min(max((place - came) / (went - came), 0.0), 1.0)
+                x, y, radius, _, opacity = pose(actor, action, there, seconds)
+                views.append(View(*pair, x, y, radius, background, opacity=opacity))
         else:
             views += (after - first) * [View("", "", MIDDLE, MIDDLE, SMALL, background)]
     return views, stays
@@ -101,12 +117,3 @@ def between(digits: list[str], place: float) -> int:
     codes = [codes[0] - before, *codes, codes[-1] + behind]
     code = round(float(np.interp(place, np.arange(-1, len(digits) + 1), codes)))
     return min(max(code, 0), 10**DIGITS - 1)
-
-
-def _one_thing(rng: np.random.Generator, pair: tuple[str, str], background: str, count: int) -> list[View]:
-    """It stays as it is, goes steadily from how it is to another size and place, or jumps about; some are faint."""
-    one, other = (draw_view(rng, pair)._replace(background=background) for _ in range(2))
-    way = rng.integers(3)
-    there = [0.0] * count if way == 0 else np.linspace(0, 1, count) if way == 1 else rng.random(count)
-    mixed = lambda name, share: (1 - share) * getattr(one, name) + share * getattr(other, name)  # noqa: E731
-    return [one._replace(**{name: mixed(name, at) for name in ("x", "y", "radius", "opacity")}) for at in there]

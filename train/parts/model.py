@@ -18,7 +18,7 @@ SIZES = {
     "qformer_config": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     | {"max_position_embeddings": 40, "cross_attention_frequency": 1, **EXACT},
     "video_qformer_config": {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6, **EXACT},
-    "text_config": {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 6}
+    "text_config": {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6}
     | {"num_key_value_heads": 6, "max_position_embeddings": 4096},
     "num_query_tokens": 4,
     "window_size": 8,

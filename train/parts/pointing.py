@@ -10,7 +10,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from .lists import DIGITS
 
 
-LAYER = 2  # the third: two are there to gather what is asked for
+LAYER = 3  # the fourth: three are there to gather what is asked for
 WORD_HEADS = 2  # behind those of the digits
 WORD = DIGITS  # in a digit's place
 
@@ -34,7 +34,7 @@ class Pointing:
         heads = DIGITS + WORD_HEADS
         states = (self._states(one, heads) for one in (self.attention.q_proj, self.attention.k_proj))
         queries, keys = apply_rotary_pos_emb(*states, *self.turns)
-        scores = (queries @ keys.transpose(2, 3) * self.attention.scaling)[rows, :, columns]
+        scores = (queries @ keys.transpose(2, 3) * self.attention.scaling)[rows, :, columns].float()
         tokens = torch.arange(keys.shape[2])
         scores = scores.masked_fill((tokens > columns[:, None])[:, None], -torch.inf)
         number = torch.arange(heads).clamp(max=WORD)
