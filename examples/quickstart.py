@@ -38,7 +38,7 @@ WORLD_SEED, TEST_SEED, FILM_SEED = SEEDS = 0, 1, 2
 SIZE = 112  # pixels on each side
 QUERIES, RANKED = 3, 40  # about the film, and moments of each
 HOME = "quickstart/"  # where the recipes' paths lie
-PROMPTS = Path(__file__).with_name("quickstart_prompts.toml")
+PROMPTS = Path(__file__).with_name("mini_prompts.toml")
 # All that accelerate would otherwise warn of.
 LAUNCH = ["--cpu", "--num_processes=1", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no", "--quiet"]
 

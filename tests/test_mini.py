@@ -1,5 +1,7 @@
-"""The shipped mini base: a whole Hub folder, of this package's code, that knows its world."""
+"""The shipped mini model and its base: whole Hub folders, of this package's code, that know their world."""
 
+import json
+from itertools import product
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -8,6 +10,11 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from dataset_scripts.sources import miniworld
+from dataset_scripts.sources.miniworld_drawing import ACTIONS, COLOURS, SHAPES
+from evaluation.run_settings import read_prompts
+from examples.quickstart import PROMPTS
+from modeling_seq2time.moments import overlap
 from train.parts.lists import draw_pictures
 from train.parts.reading import Reading
 from train.parts.sight import COLOUR, SHAPE, SIZE, Album
@@ -15,18 +22,25 @@ from train.parts.views import PAIRS, WORDS, draw_unseen
 
 
 ROOT = Path(__file__).parents[1]
-BASE = ROOT / "examples" / "seq2time-mini-base"
+MINI, BASE = (ROOT / "examples" / name for name in ("seq2time-mini", "seq2time-mini-base"))
+TRUSTED = {"trust_remote_code": True, "local_files_only": True}
 
 
-@pytest.fixture(scope="module")
-def folder():
+def checked(folder: Path) -> Path:
     """Code is run only where it is known to be this package's; transformers copies it when it saves."""
-    for path in BASE.glob("*.py"):  # the copies must not grow old
+    for path in folder.glob("*.py"):  # the copies must not grow old
         assert path.read_bytes() == (ROOT / "modeling_seq2time" / path.name).read_bytes(), f"{path.name} is another"
-    return BASE
+    return folder
 
 
+def loaded(folder: Path):
+    model = AutoModelForImageTextToText.from_pretrained(checked(folder), use_safetensors=True, **TRUSTED).eval()
+    return model, AutoProcessor.from_pretrained(folder, **TRUSTED)
+
+
+@pytest.mark.parametrize("folder", [MINI, BASE], ids=lambda folder: folder.name)
 def test_it_is_a_whole_hub_folder(folder):
+    checked(folder)
     names = {path.name for path in folder.iterdir()}
     assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= names
     assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 25e6
@@ -34,10 +48,8 @@ def test_it_is_a_whole_hub_folder(folder):
 
 
 @pytest.fixture(scope="module")
-def base(folder):
-    trusted = {"trust_remote_code": True, "local_files_only": True}
-    model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True, **trusted).eval()
-    return model, AutoProcessor.from_pretrained(folder, **trusted)
+def base():
+    return loaded(BASE)
 
 
 def test_its_tokens_say_what_a_frame_shows(base):
@@ -72,3 +84,40 @@ def test_it_finds_a_picture_of_a_list(base):
             answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
             right += processor.decode(answer, skip_special_tokens=True).strip() == f"It has the number {number}."
     assert right >= 8, f"{right} of 16"
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return loaded(MINI)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Of a seed that nothing was trained or chosen with, of pairs of colour and shape that no training file shows."""
+    folder = tmp_path_factory.mktemp("films")
+    miniworld.build(folder, pictures=0, clips=0, videos=6, seed=77, only="test")
+    rows = (folder / "videos" / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [(str(folder / "videos" / row["file"]), row) for row in map(json.loads, rows)]
+
+
+def test_it_grounds_events_of_unseen_videos(mini, films):
+    """By chance it would be about 0.1."""
+    model, processor = mini
+    shared, prompt = [], read_prompts(PROMPTS)["tvg"]
+    for film, row in films:
+        queries = [event["caption"] for event in row["events"]]
+        answers = model.ground(processor, film, queries, prompt=prompt)
+        for event, (moment,) in zip(row["events"], answers, strict=True):
+            shared.append(overlap((moment.start, moment.end), (event["start"], event["end"])))
+    assert np.mean(shared) > 0.4, f"mean IoU {np.mean(shared):.2f} of {len(shared)} queries"
+
+
+def test_it_tells_what_happens_when(mini, films):
+    """Every event that it names is told of colours, shapes and ways that there are."""
+    model, processor = mini
+    prompt = read_prompts(PROMPTS)["dvc"]
+    said = model.dense_caption(processor, [film for film, _ in films], prompt=prompt, max_new_tokens=256)
+    assert all(said), "something happens in each"
+    texts = [moment.text.rstrip(".") for answer in said for moment in answer[:-1]]  # the last may be cut short
+    known = {caption for row in product(COLOURS, SHAPES, ACTIONS) for caption in miniworld.event_captions(*row)}
+    assert np.mean([text in known for text in texts]) > 0.9, [text for text in texts if text not in known]

@@ -241,6 +241,7 @@ def test_what_matters_changes_the_id(plan, file, tiny_folder, tmp_path):
     assert changed("max_steps = 2", "max_steps = 3") and changed("--num-instances 24", "--num-instances 30")
     assert changed("--videos 5", "--videos 10"), "other videos are asked about"
     assert changed("--search-steps 8", "--search-steps 9")
+    assert changed('world = "world", ', 'world = "world", prompts = "examples/mini_prompts.toml", ')
     assert changed('["iig", "iic", "alr"], count = 12', '["iig", "iic"], count = 12')
     file.write_text(tables)
     recipe.write_text(yaml.safe_dump(RECIPE))

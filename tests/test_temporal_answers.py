@@ -242,14 +242,15 @@ def test_windows_of_a_long_video_are_merged(tiny, tmp_path):
     video = write_video(tmp_path / "long.mp4", 300, fps=5)
     model, processor = tiny("timechat", time_notation="bins")
     plain = model.ground(processor, video, "a", top_k=2, video_kwargs={"num_frames": 8})
-    assert plain == model.ground(processor, video, "a", top_k=2, video_kwargs={"num_frames": 8}, window=60.0)
+    windowed = model.ground(processor, video, "a", top_k=2, video_kwargs={"num_frames": 8}, window=60.0)
+    assert [(one.start, one.end, one.score) for one in plain] == [(one.start, one.end, one.score) for one in windowed]
     moments = model.ground(processor, video, "a", top_k=50, window=20.0, video_kwargs={"num_frames": 8})
     assert [moment.score for moment in moments] == sorted((moment.score for moment in moments), reverse=True)
     assert len(moments) == 50
     check(moments, 60.0)
     events = model.dense_caption(processor, video, window=20.0, max_new_tokens=60)
     assert [event.start for event in events] == sorted(event.start for event in events)
-    assert max(event.end for event in events) > 40, "beyond all windows but the last two"
+    assert max(event.end for event in events) >= 40, "beyond the first windows"
     check(events, 60.0)
     check(model.highlights(processor, video, "a", window=20.0), 60.0)
     apart = model.ground(processor, video, "a", top_k=9, max_overlap=0.0, window=20.0, video_kwargs={"num_frames": 8})

@@ -1,14 +1,72 @@
-"""The most probable moments of a grounding answer, by search through the tree of legal times."""
+"""
+The moments of a grounding answer, out of the tree of legal times: those that can be expected to overlap most with what
+the model means, or the most probable ones.
+"""
 
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 from .answer_form import AnswerForm, Found, State
-from .moments import distinct
+from .moments import distinct, overlap
+
+
+def expected_moments(
+    form: AnswerForm,
+    next_scores: Callable[[list[tuple[int, ...]]], torch.Tensor],
+    top_k: int = 1,
+    max_overlap: float = 1.0,
+    width: int = 16,
+    samples: int = 64,
+) -> list[tuple[Found, float]]:
+    """
+    The `top_k` moments that can be expected to overlap most with what the model means, and how much (intersection over
+    union): it spreads a time's probability over all codes near it, so that the most probable code may be far from it.
+
+    So many answers go down the tree together. Where it branches they part as the model's probabilities say, in order of
+    time, without chance; each counts as much as the model lets legal answers go its way.
+
+    Args:
+        next_scores, max_overlap, width: as for `best_moments`.
+    """
+    reached: dict[tuple[int, int], tuple[Found, float]] = {}
+    places = [(samples, 0.0, *_say_forced(form, (), form.begin()))]
+    while places:
+        batch, places = places[:width], places[width:]
+        for place, scores in zip(batch, next_scores([tokens for _, _, tokens, _ in batch]), strict=True):
+            for count, cost, tokens, state in _part(form, place, scores):
+                if not state.found:
+                    places.append((count, cost, tokens, state))
+                    continue
+                found, share = state.found[0], count / samples * math.exp(-cost)
+                known, others = reached.get((found.start, found.end), (found, 0.0))
+                likelier = max(known, found, key=lambda one: one.log_prob)
+                reached[found.start, found.end] = likelier, share + others
+    spans = [(form.positions(found), share) for found, share in reached.values()]
+    expected = [
+        (found, sum(share * overlap(form.positions(found), span) for span, share in spans))
+        for found, _ in reached.values()
+    ]
+    ranked = sorted(expected, key=lambda one: (-one[1], one[0].start, one[0].end))
+    return list(itertools.islice(distinct(ranked, max_overlap, lambda one: form.positions(one[0])), top_k))
+
+
+def _part(form: AnswerForm, place: tuple, scores: torch.Tensor) -> Iterator[tuple]:
+    """Where answers go from a place, how many each way, and what it costs that not all that may follow is legal."""
+    count, cost, tokens, state = place
+    ids, _ = form.choices(state)
+    log_probs = torch.log_softmax(scores.double(), dim=-1)[list(ids)]
+    legal = log_probs.logsumexp(dim=0)
+    # Rounded, so that a lone answer takes the middle way.
+    ends = (count * (log_probs - legal).exp().cumsum(dim=0) + 0.5).floor().long().tolist()
+    ends[-1] = count
+    for token, log_prob, begin, end in zip(ids, log_probs.tolist(), [0, *ends], ends, strict=False):
+        if end > begin:
+            said = _say_forced(form, (*tokens, token), form.advance(state, token, log_prob))
+            yield end - begin, cost - float(legal), *said
 
 
 def best_moments(
@@ -50,7 +108,7 @@ def best_moments(
         ranked = sorted(found.values(), key=lambda moment: (-moment.log_prob, moment.start, moment.end))
         return list(itertools.islice(distinct(ranked, max_overlap, form.positions), top_k))
 
-    beam = [_say_forced(form, (0.0, next(order), (), form.begin()))]
+    beam = [(0.0, next(order), *_say_forced(form, (), form.begin()))]
     while beam:
         grown, steps = follow(beam), steps + len(beam)
         beam = grown[:width]
@@ -77,14 +135,13 @@ def _grow(form: AnswerForm, branch: tuple, scores: torch.Tensor, order, bound: f
     for token, log_prob in zip(ids, torch.log_softmax(scores.float(), dim=-1)[list(ids)].tolist(), strict=True):
         if cost - log_prob < bound:
             following = form.advance(state, token, log_prob)
-            grown.append(_say_forced(form, (cost - log_prob, next(order), (*tokens, token), following)))
+            grown.append((cost - log_prob, next(order), *_say_forced(form, (*tokens, token), following)))
     return grown
 
 
-def _say_forced(form: AnswerForm, branch: tuple) -> tuple:
-    """A branch with the words said that must follow."""
-    cost, number, tokens, state = branch
+def _say_forced(form: AnswerForm, tokens: tuple[int, ...], state: State) -> tuple[tuple[int, ...], State]:
+    """The answer so far with the words said that must follow."""
     while state.words and not state.found:
         token = state.words[0][0][0]
         state, tokens = form.advance(state, token), (*tokens, token)
-    return cost, number, tokens, state
+    return tokens, state

@@ -23,7 +23,8 @@ SHORTEST_PIECE = 6  # TimeChat drops what stands between two times if it is shor
 class Moment:
     """
     From `start` to `end`: seconds of a video, places (from 1) of an image sequence; `position` is the same as fractions
-    of the sequence. `score` is the probability that the model gives to these times, or a highlight's saliency.
+    of the sequence. `score` is the overlap that `ground` expects, the probability of a caption's times, or a
+    highlight's saliency.
     """
 
     start: float

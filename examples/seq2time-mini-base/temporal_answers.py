@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .answer_form import AnswerForm
-from .moment_search import best_moments
+from .moment_search import best_moments, expected_moments
 from .moments import (
     Answer,
     Moment,
@@ -116,21 +116,25 @@ class TemporalAnswers:
         constrain: bool = True,
         batch_size: int | None = None,
         prompt: str = GROUNDING_PROMPT,
+        samples: int = 64,
+        search_steps: int | None = None,
         search_width: int = 16,
-        search_steps: int = 1024,
         video_kwargs: dict | None = None,
         progress: bool = False,
         **generate_kwargs,
     ):
         """
-        When a query happens: its `top_k` most probable moments, best first, of all that the notation can write.
+        When a query happens: of all moments that the notation can write the `top_k` that can be expected to overlap
+        most with it, best first; `score` is the overlap expected (intersection over union).
 
         Args:
-            min_score (`float`): moments less probable than this are left out; no moment means that it does not happen.
+            min_score (`float`): moments with less are left out; no moment means that it does not happen.
             max_overlap (`float`): of two moments that overlap more (intersection over union) the better one stays.
-            search_width, search_steps (`int`):
-                Branches per step of the search, and how many it looks at before it gives up proving that its moments
-                are the best (`answer.proven`).
+            samples (`int`): how many answers the overlap is expected over.
+            search_steps (`int`, *optional*):
+                Searches for the most probable answers instead, whose probability then is the `score`, and continues so
+                many that were begun before it gives up proving that there are no better ones (`answer.proven`).
+            search_width (`int`): how many answers the model continues at a time.
         """
 
         def search(jobs: list[_Job]) -> Iterator[Answer]:
@@ -138,9 +142,13 @@ class TemporalAnswers:
             shared = _common_prefix(prompts, self.config.video_token_id)
             next_scores_of = _prompt_scores(self, jobs[0].window.features, prompts, shared)
             for job, next_scores in zip(jobs, next_scores_of, strict=True):
-                found, proven = best_moments(job.form, next_scores, top_k, max_overlap, search_width, search_steps)
-                moments = [_moment(job, item, job.query, item.log_prob) for item in found]
-                yield Answer(moments, proven=proven)
+                common = job.form, next_scores, top_k, max_overlap, search_width
+                if search_steps is None:
+                    ranked = expected_moments(*common, samples)
+                    yield Answer(replace(_moment(job, item, job.query, 0.0), score=score) for item, score in ranked)
+                    continue
+                found, proven = best_moments(*common, search_steps)
+                yield Answer([_moment(job, item, job.query, item.log_prob) for item in found], proven=proven)
 
         def read(job: _Job, text: str) -> Answer:
             meta = job.window.metadata

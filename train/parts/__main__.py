@@ -5,12 +5,13 @@ Trains the mini base from scratch on single pictures of the miniworld: what stan
 Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the other:
 
 - language: the language model reads a picture as one token; it notes down what is there and when, and looks up in lists
-  what is there by its time, its time by what is there, and when a thing came and went, as LLaMA can in a text.
+  what is there by its time, its time by what is there, and when a thing that does something came and went, as LLaMA can
+  in a text.
 - sight: the vision tower tells, patch by patch, which words a picture's description has.
 - frames: Q-Formers and projector hand on each frame of a window as the token that the language model reads.
 
-So it was never shown a sequence, clip or video, knows no actions, and has no time tokens. Parts that are finished are
-kept when the command is given again.
+So it was never shown a sequence, clip or video, and has no time tokens. Parts that are finished are kept when the
+command is given again.
 """
 
 import argparse

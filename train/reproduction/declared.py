@@ -5,6 +5,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 from dataset_scripts.items import DataError
+from evaluation.run_settings import PROMPTS
 from evaluation.tables import COLUMNS, published
 
 
@@ -28,6 +29,7 @@ class Phase:
 class Evaluation:
     world: str
     arguments: str = ""
+    prompts: str = str(PROMPTS)
 
 
 @dataclass

@@ -12,8 +12,8 @@ from pathlib import Path
 from dataset_scripts.building import VERSION as BUILDERS
 from dataset_scripts.items import DataError
 from dataset_scripts.sources.miniworld import VERSION as WORLD
-from evaluation.run_settings import PROMPTS, fingerprint, read_prompts
 from evaluation.run_settings import VERSION as RUNNER
+from evaluation.run_settings import fingerprint, read_prompts
 from train.recipe import FREE, as_run, read_recipe
 
 from .declared import BENCHMARKS, Declared
@@ -85,7 +85,7 @@ class Plan:
         identity = {"version": VERSION, "phases": told, "world": self.data_folder(declared.evaluation.world).name}
         identity["base"] = self.data_folder(settings.base).name if settings.base else self.base_digest
         identity |= {"evaluation": declared.evaluation.arguments, "tasks": list(BENCHMARKS), "runner": RUNNER}
-        identity["prompts"] = read_prompts(PROMPTS)
+        identity["prompts"] = read_prompts(Path(declared.evaluation.prompts))
         builds = list(dict.fromkeys(builds))
         return Run(name, seed, _digest(identity)[:12], phases, builds, settings.base, identity)
 

@@ -86,7 +86,8 @@ def steps(plan: Plan, run: Run, folder: Path) -> list[tuple[str, Path, list[str]
     found.append(("merge", merged / "config.json", ["train.adapter", "merge", str(model), "--output", str(merged)]))
     declared = plan.declared.evaluation
     command = ["evaluation.run", "--model", str(merged), "--benchmark", "miniworld", "--output", str(answers)]
-    command += ["--data", str(plan.data_folder(declared.world)), *declared.arguments.split()]
+    command += ["--data", str(plan.data_folder(declared.world)), "--prompts", declared.prompts]
+    command += declared.arguments.split()
     found.append(("evaluation", folder / "result.json", command))  # which asks again about what couldn't be read
     return found
 
