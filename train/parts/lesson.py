@@ -4,7 +4,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,17 +18,6 @@ from .views import PAIRS, View
 BLUR = 0.3  # of the ideal tokens: eyes are never perfect
 
 
-class Look(NamedTuple):
-    """Views from … to … that tell a token, and from … to … those of what it is about."""
-
-    label: int  # where the token is
-    place: int  # of a digit in its time, or WORD
-    first: int
-    last: int
-    begin: int
-    end: int
-
-
 @dataclass
 class Sample:
     """Pictures, their times, and a text about them."""
@@ -38,19 +26,16 @@ class Sample:
     digits: list[str]
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    looks: list["Look"] = field(default_factory=list)
+    looks: list[tuple[int, int, int, int]] = field(default_factory=list)  # label, place in a time, views from … to …
 
     def read(self, ids: list[int]):
         self.ids += ids
         self.labels += [-100] * len(ids)
 
-    def say(
-        self, ids: list[int], about: tuple[int, int] | None = None, told: tuple[int, int] | None = None, place=WORD
-    ):
-        """About views from … to …; told by all of them if not by others; as words, or as digits from a place on."""
-        for number in range(len(ids)) if about else ():
-            which = place if place == WORD else place + number
-            self.looks.append(Look(len(self.ids) + number, which, *(told or about), *about))
+    def say(self, ids: list[int], first: int = -1, last: int = -1, place: int = WORD):
+        """If views from the first to the last tell it: as words, or as digits from a place on."""
+        for number in range(len(ids)) if first >= 0 else ():
+            self.looks.append((len(self.ids) + number, place if place == WORD else place + number, first, last))
         self.ids += ids
         self.labels += ids
 
@@ -96,7 +81,7 @@ class Lesson:
     def note(self, pairs: Sequence = PAIRS) -> Sample:
         """What is on a picture and the four digits of its time, or the other way round."""
         (view,), digits = draw_pictures(self.rng, 1, pairs), draw_time(self.rng).digits
-        parts = [(self.words(named(self.rng, view, 1)), (0, 0)), (self.number(digits), (0, 0), (0, 0), 0)]
+        parts = [(self.words(named(self.rng, view, 1)), 0, 0, WORD), (self.number(digits), 0, 0, 0)]
         sample = self.opened([view], [digits])
         for part in parts[:: self.rng.choice((1, -1))]:
             sample.say(*part)
@@ -110,10 +95,10 @@ class Lesson:
             time = self.number(sample.digits[place])
             if self.rng.random() < back:
                 sample.read(time)
-                sample.say(self.words(f"{named(self.rng, views[place], 1)}."), (place, place))
+                sample.say(self.words(f"{named(self.rng, views[place], 1)}."), place, place)
             else:
                 sample.read(self.words(named(self.rng, views[place], 0.5)))
-                sample.say(time, (place, place), (place, place), 0)
+                sample.say(time, place, place, 0)
                 sample.read(self.stop)
         return sample
 
@@ -125,10 +110,10 @@ class Lesson:
             said = self.words(" ".join(stay.pair) if stay.once and self.rng.random() < 0.5 else does(self.rng, stay))
             if not in_order:
                 sample.read(said)
-            for place, (about, told) in zip((stay.came, stay.went), self.looks(stay, count), strict=True):
-                sample.say(self.number(f"{between(sample.digits, place):0{DIGITS}d}"), about, told, 0)
+            for place, ends in zip((stay.came, stay.went), self.ends(stay, count), strict=True):
+                sample.say(self.number(f"{between(sample.digits, place):0{DIGITS}d}"), *ends, 0)
             if in_order:
-                sample.say(said, (stay.first, stay.last))
+                sample.say(said, stay.first, stay.last)
             sample.read(self.stop)
         if in_order or not stays:
             sample.say([self.end])
@@ -139,10 +124,9 @@ class Lesson:
         return [stays[one] for one in self.rng.permutation(len(stays))[:most]]
 
     @staticmethod
-    def looks(stay: Stay, count: int) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-        """The views of a thing, and those that tell when it came; and when it went: the next to it tell it as well."""
-        came, went = (max(stay.first - 1, 0), stay.first), (stay.last, min(stay.last + 1, count - 1))
-        return [((stay.first, stay.last), came), ((stay.first, stay.last), went)]
+    def ends(stay: Stay, count: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The views that tell when a thing came, and when it went: the ones next to it tell it as well."""
+        return (max(stay.first - 1, 0), stay.first), (stay.last, min(stay.last + 1, count - 1))
 
     def talk(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
         """Questions and answers. Without pictures they are about nothing, with one about that one."""
@@ -156,11 +140,7 @@ class Lesson:
             turns = [(*turn, ()) for turn in turns]
         else:
             places = rng.integers(count, size=questions)
-            looks = [[((place, place), (place, place))] for place in places]
-            turns = [
-                (*look_up(rng, views[place], times[place], back), look)
-                for place, look in zip(places, looks, strict=True)
-            ]
+            turns = [(*look_up(rng, views[place], times[place], back), [(place, place)]) for place in places]
         return self.told(sample, turns)
 
     def talk_of_stays(self, count: int, questions: int, pairs: Sequence = PAIRS, back: float = 0.25) -> Sample:
@@ -170,16 +150,16 @@ class Lesson:
         if not stays:
             turns = [(*filled(self.rng), ())]
         elif self.rng.random() < back:
-            looks = [look for stay in stays for look in self.looks(stay, count)]
+            looks = [look for stay in stays for look in self.ends(stay, count)]
             turns = [(*list_stays(self.rng, stays, times), looks)]
         else:
             turns = [
-                (*look_up_stay(self.rng, stay, times), self.looks(stay, count)) for stay in self.some(stays, questions)
+                (*look_up_stay(self.rng, stay, times), self.ends(stay, count)) for stay in self.some(stays, questions)
             ]
         return self.told(Sample(views, [time.digits for time in times]), turns)
 
     def told(self, sample: Sample, turns: list) -> Sample:
-        """Turns of a question, its answer, and for each time in the answer the views that it is about and told by."""
+        """Turns of a question, its answer, and the views that each time in the answer is of."""
         count = len(sample.views)
         for number, (question, answer, looks) in enumerate(turns):
             before = "[INST] " if number else "[INST] <<SYS>>\n \n<</SYS>>\n\n"
@@ -190,9 +170,10 @@ class Lesson:
             for token in self.ids(f" {answer} "):
                 if token in self.numbers:
                     which, place = next(places)
-                    sample.say([token], *(looks[which] if looks and place >= 0 else (None, None)), place)
-                else:  # words are about what the time before them is about
-                    sample.say([token], looks[which][0] if looks and token in self.seen else None)
+                    told = (*looks[which], place) if looks and place >= 0 else ()
+                else:  # words are of the time before them, or of all from one to the other
+                    told = (looks[which - which % 2][1], looks[which][0]) if looks and token in self.seen else ()
+                sample.say([token], *told)
             sample.say([self.end])
         return sample
 
@@ -220,9 +201,9 @@ class Lesson:
         answers = (wanted & (labels[:, :-1] == -100)).flatten().cumsum(0).view_as(wanted) - 1
         away = hidden.new_zeros(())
         if looks:
-            rows, columns, places, *ranges = torch.tensor(looks).T
+            rows, columns, places, lowest, highest = torch.tensor(looks).T
             # A token is said by the one before it.
-            away = self.pointing.loss(rows, columns - 1, places, *(first + one for one in ranges))
+            away = self.pointing.loss(rows, columns - 1, places, first + lowest, first + highest)
         return self.model.lm_head(hidden[:, :-1][wanted]), labels[:, 1:][wanted], answers[wanted], away
 
     @torch.no_grad()
@@ -232,7 +213,7 @@ class Lesson:
         logits, wanted, answers, _ = self.forward(samples)
         places = []  # of what is to be said in a time
         for sample in samples:
-            known = {look.label: look.place for look in sample.looks}
+            known = {label: place for label, place, *_ in sample.looks}
             places += [known.get(number, -1) for number, label in enumerate(sample.labels) if label != -100]
         places = torch.tensor(places)
         wrong = (logits.argmax(-1) != wanted) & (((places >= 0) & (places < digits)) | bool(back))
