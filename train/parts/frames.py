@@ -36,8 +36,9 @@ def draw_sequence(rng: np.random.Generator, most: int) -> tuple[Seq2TimeVideoMet
 
 def learn_frames(model, processor, albums: tuple[Album, Album, Album], steps: int, rng: np.random.Generator):
     """
-    From pictures of the miniworld and of objects in any colour, whose tokens may say any colour: so a shape is handed
-    on whatever its colour. The third album is only asked about.
+    From pictures of the miniworld and of objects in any colour. As for sight, those teach the shape, the others the
+    colour, and tokens may say the other as they see it: so a shape is handed on whatever its colour. The third album is
+    only asked about.
     """
     named, any_colour, unseen = albums
     embeddings = model.get_input_embeddings().requires_grad_(False)
@@ -63,7 +64,9 @@ def learn_frames(model, processor, albums: tuple[Album, Album, Album], steps: in
             picks = torch.from_numpy(rng.integers(len(patches), size=len(times)))
             said, rest, seen, digits = told(notation, mine, patches[picks])
             words = weights[picks]
-            words[:, COLOUR] = words[:, COLOUR].where(picks[:, None] < len(named.views), seen[:, COLOUR].detach())
+            is_named = picks[:, None] < len(named.views)
+            for kind, taught in ((COLOUR, is_named), (SHAPE, ~is_named)):
+                words[:, kind] = words[:, kind].where(taught, seen[:, kind].detach())
             wanted = torch.cat([words, functional.one_hot(times, 10).flatten(1)], dim=1) @ codes
             total = total + functional.cross_entropy(digits.flatten(0, 1), times.flatten(), reduction="sum") / DIGITS
             total = total + (seen - words).square().sum()
