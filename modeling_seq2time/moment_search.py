@@ -45,11 +45,8 @@ def expected_moments(
                 known, others = reached.get((found.start, found.end), (found, 0.0))
                 likelier = max(known, found, key=lambda one: one.log_prob)
                 reached[found.start, found.end] = likelier, share + others
-    spans = [(form.positions(found), share) for found, share in reached.values()]
-    expected = [
-        (found, sum(share * overlap(form.positions(found), span) for span, share in spans))
-        for found, _ in reached.values()
-    ]
+    spans = [(found, form.positions(found), share) for found, share in reached.values()]
+    expected = [(found, sum(share * overlap(span, other) for _, other, share in spans)) for found, span, _ in spans]
     ranked = sorted(expected, key=lambda one: (-one[1], one[0].start, one[0].end))
     return list(itertools.islice(distinct(ranked, max_overlap, lambda one: form.positions(one[0])), top_k))
 

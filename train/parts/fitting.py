@@ -81,12 +81,14 @@ def in_bfloat16(model, wanted: bool):
         with torch.autocast("cpu", enabled=False):
             return ALL_ATTENTION_FUNCTIONS["sdpa"](module, query.float(), key.float(), value.float(), *args, **kwargs)
 
-    if wanted:
-        AttentionInterface.register("sdpa_in_float32", attention)
-        AttentionMaskInterface.register("sdpa_in_float32", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
-        model.set_attn_implementation("sdpa_in_float32")
+    if not wanted:
+        yield
+        return
+    AttentionInterface.register("sdpa_in_float32", attention)
+    AttentionMaskInterface.register("sdpa_in_float32", ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    model.set_attn_implementation("sdpa_in_float32")
     try:
-        with torch.autocast("cpu", torch.bfloat16, enabled=wanted, cache_enabled=False):  # weights change all the time
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):  # weights change all the time
             yield
     finally:
         model.set_attn_implementation("sdpa")
