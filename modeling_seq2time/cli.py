@@ -32,6 +32,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     common.add_argument("--model", required=True, metavar="DIR_OR_REPO", help="folder or Hub repository of a model")
     common.add_argument("--window", type=float, metavar="SECONDS", help="see longer videos in windows of this length")
     common.add_argument("--num-frames", type=int, help="frames per video or window; the model's own if not given")
+    common.add_argument("--prompt", metavar="TEXT", help="question, {query} for QUERY; the package's own if not given")
     common.add_argument("--decoder", choices=READERS, help="what decodes video files")
     common.add_argument("--device", help="such as cpu or cuda:1; a GPU if there is one")
     form = common.add_mutually_exclusive_group()
@@ -59,6 +60,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--output needs one of --json, --vtt and --srt")
     if (args.vtt or args.srt) and len(args.videos) > 1 and not args.output:
         parser.error("subtitles of several videos need --output DIR")
+    if args.command == "ground" and args.prompt and "{query}" not in args.prompt:
+        parser.error(f"--prompt: expected {{query}} where QUERY is to stand, found {args.prompt!r}")
     stems = [Path(video).stem for video in args.videos]
     if args.output and (twice := sorted({stem for stem in stems if stems.count(stem) > 1})):
         parser.error(f"--output names its files after the videos, but several are called {', '.join(twice)}")
@@ -91,6 +94,7 @@ def ask(args, model, processor, video: str) -> Answer:
         "video_kwargs": {name: value for name, value in given.items() if value is not None},
         "progress": sys.stderr.isatty(),
     }
+    settings |= {"prompt": args.prompt} if args.prompt else {}
     if args.command == "caption":
         answer = model.dense_caption(processor, video, max_new_tokens=args.max_new_tokens, **settings)
     else:

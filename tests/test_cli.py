@@ -40,6 +40,14 @@ def test_ground(folder, video, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["out.png"]
 
 
+def test_it_asks_as_it_is_told(folder, video):
+    asked = ["ground", video, "a red circle", "--model", folder, "--json"]
+    own, other = (
+        json.loads(run(*asked, *more).stdout) for more in ([], ["--prompt", "Say <0> <1> <2>: when is {query}?"])
+    )
+    assert own[0]["query"] == other[0]["query"] and own[0]["moments"] != other[0]["moments"]
+
+
 def test_several_videos_as_json_and_one_that_is_missing(folder, video, tmp_path):
     done = run("ground", video, tmp_path / "none.mp4", video, "a door", "--model", folder, "--json", "--window", 3)
     assert done.returncode == 1
@@ -72,6 +80,7 @@ def test_captions_as_subtitles(folder, video, tmp_path):
     [
         (["ground", "a.mp4", "q"], 2, "the following arguments are required: --model"),
         (["ground", "a.mp4", "--model", "x"], 2, "the following arguments are required"),
+        (["ground", "a.mp4", "q", "--model", "x", "--prompt", "When?"], 2, "--prompt: expected {query} where QUERY"),
         (["caption", "a.mp4", "b.mp4", "--model", "x", "--srt"], 2, "subtitles of several videos need --output DIR"),
         (["caption", "a.mp4", "--model", "x", "--output", "y"], 2, "--output needs one of --json, --vtt and --srt"),
         (

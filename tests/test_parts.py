@@ -241,7 +241,6 @@ def test_heads_are_to_look_at_what_is_said(made, make):
                     assert said in (shown[0].shape, "circle"), "some move in a circle"
             assert "[INST]" not in tokenizer.decode([sample.ids[place] for place in learned])
     assert kinds == {False, True}, "words and digits"
-    lesson.pointing.close()
 
 
 def test_of_a_list_what_comes_second_is_learned(made):
@@ -254,7 +253,6 @@ def test_of_a_list_what_comes_second_is_learned(made):
         assert any(view.colour in learned for view in sample.views) == bool(back)
         assert back or any(letter.isdigit() for letter in learned)
         assert "[INST]" not in learned and learned.count("</s>") == (3 if make == lesson.talk else 0)
-    lesson.pointing.close()
 
 
 def test_of_a_lone_picture_all_is_learned(made):
@@ -262,7 +260,6 @@ def test_of_a_lone_picture_all_is_learned(made):
     (view,), (time,) = (sample := lesson.note()).views, sample.digits
     learned = made[1].tokenizer.decode([label for label in sample.labels if label != -100])
     assert f"{view.colour} {view.shape}" in learned and time in learned.replace(" ", "")
-    lesson.pointing.close()
 
 
 def test_looking_elsewhere_costs(made):
@@ -288,7 +285,7 @@ def test_looking_elsewhere_costs(made):
         idle = [seen[row, head, column, 0].log() for row, column in ((0, 20), (1, 21)) for head in (0, 1, 3)]
         first = seen[0, 2, 20, :21].sum().log() + seen[1, 2, 21, :21].sum().log()
         assert costs[22] == pytest.approx(float(-first / 2 - 0.5 * torch.stack(idle).mean()), rel=1e-4)
-    asked.close()
+    assert not attention._forward_pre_hooks, "nothing is left behind"
 
 
 def test_answers_are_counted_whole(made):

@@ -59,10 +59,7 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
             figures.append(f"{count}: {' '.join(told)}")
         return ", ".join(figures)
 
-    try:
-        fit("language", [model.model.language_model, model.lm_head], steps, loss, 1e-2, report)
-    finally:
-        lesson.pointing.close()
+    fit("language", [model.model.language_model, model.lm_head], steps, loss, 1e-2, report)
 
 
 def _filled(make: Callable[[], Sample]) -> list[Sample]:

@@ -196,7 +196,8 @@ class Lesson:
             rest = torch.zeros(len(samples), room - count, dtype=torch.long)
             frames = torch.cat([frames.view(len(samples), count, -1), self.model.get_input_embeddings()(rest)], dim=1)
             embedded = torch.cat([embedded[:, :first], frames, embedded[:, first + room :]], dim=1)
-        hidden = self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        with self.pointing:
+            hidden = self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
         wanted = labels[:, 1:] != -100
         answers = (wanted & (labels[:, :-1] == -100)).flatten().cumsum(0).view_as(wanted) - 1
         away = hidden.new_zeros(())

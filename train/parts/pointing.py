@@ -16,11 +16,16 @@ WORD = DIGITS  # in a digit's place
 
 
 class Pointing:
-    """Asks what the heads attended to in the last forward pass of a language model."""
+    """`with` it, a language model is watched; then it can be asked what the heads attended to in the last pass."""
 
     def __init__(self, language_model):
         self.attention = language_model.layers[LAYER].self_attn
-        self.close = self.attention.register_forward_pre_hook(self._keep, with_kwargs=True).remove
+
+    def __enter__(self):
+        self.hook = self.attention.register_forward_pre_hook(self._keep, with_kwargs=True)
+
+    def __exit__(self, *_):
+        self.hook.remove()
 
     def _keep(self, module, args, kwargs):
         self.hidden = args[0] if args else kwargs["hidden_states"]
