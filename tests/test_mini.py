@@ -109,7 +109,7 @@ def test_it_grounds_events_of_unseen_videos(mini, films):
         answers = model.ground(processor, film, queries, prompt=prompt)
         for event, (moment,) in zip(row["events"], answers, strict=True):
             shared.append(overlap((moment.start, moment.end), (event["start"], event["end"])))
-    assert np.mean(shared) > 0.25, f"mean IoU {np.mean(shared):.2f} of {len(shared)} queries"
+    assert np.mean(shared) > 0.4, f"mean IoU {np.mean(shared):.2f} of {len(shared)} queries"
 
 
 def test_it_tells_what_happens_when(mini, films):
