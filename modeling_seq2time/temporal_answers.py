@@ -294,6 +294,8 @@ class TemporalAnswers:
     ) -> list[list[Answer]]:
         """An answer for every query of every video, window after window."""
         videos, queries = _listed(video, query, processor)
+        if any(map(any, queries)) and "{query}" not in prompt:
+            raise ValueError(f"prompt: expected {{query}} where the query is to stand, found {prompt!r}")
         answers: list[list[list[Answer]]] = [[[] for _ in own] for own in queries]
         near = [0.0] * len(videos)
 

@@ -193,6 +193,8 @@ def test_questions_are_plain_text(tiny, video, monkeypatch):
     assert asked.endswith("At <2><5><0><0> <\\7> [/INST]")
     with pytest.raises(ValueError, match="a question can't hold the video's placeholder <video>"):
         model.ground(processor, video, "a <video>", **FAST)
+    with pytest.raises(ValueError, match=r"prompt: expected \{query\} where the query is to stand, found 'When\?'"):
+        model.ground(processor, video, "a video", prompt="When?", **FAST)
 
 
 # Long videos
