@@ -60,7 +60,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         parser.error("--output needs one of --json, --vtt and --srt")
     if (args.vtt or args.srt) and len(args.videos) > 1 and not args.output:
         parser.error("subtitles of several videos need --output DIR")
-    if args.command == "ground" and args.prompt and "{query}" not in args.prompt:
+    if args.command == "ground" and args.prompt is not None and "{query}" not in args.prompt:
         parser.error(f"--prompt: expected {{query}} where QUERY is to stand, found {args.prompt!r}")
     stems = [Path(video).stem for video in args.videos]
     if args.output and (twice := sorted({stem for stem in stems if stems.count(stem) > 1})):
@@ -94,7 +94,7 @@ def ask(args, model, processor, video: str) -> Answer:
         "video_kwargs": {name: value for name, value in given.items() if value is not None},
         "progress": sys.stderr.isatty(),
     }
-    settings |= {"prompt": args.prompt} if args.prompt else {}
+    settings |= {} if args.prompt is None else {"prompt": args.prompt}
     if args.command == "caption":
         answer = model.dense_caption(processor, video, max_new_tokens=args.max_new_tokens, **settings)
     else:

@@ -81,6 +81,7 @@ def test_captions_as_subtitles(folder, video, tmp_path):
         (["ground", "a.mp4", "q"], 2, "the following arguments are required: --model"),
         (["ground", "a.mp4", "--model", "x"], 2, "the following arguments are required"),
         (["ground", "a.mp4", "q", "--model", "x", "--prompt", "When?"], 2, "--prompt: expected {query} where QUERY"),
+        (["ground", "a.mp4", "q", "--model", "x", "--prompt", ""], 2, "--prompt: expected {query} where QUERY"),
         (["caption", "a.mp4", "b.mp4", "--model", "x", "--srt"], 2, "subtitles of several videos need --output DIR"),
         (["caption", "a.mp4", "--model", "x", "--output", "y"], 2, "--output needs one of --json, --vtt and --srt"),
         (

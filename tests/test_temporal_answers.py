@@ -195,6 +195,7 @@ def test_questions_are_plain_text(tiny, video, monkeypatch):
         model.ground(processor, video, "a <video>", **FAST)
     with pytest.raises(ValueError, match=r"prompt: expected \{query\} where the query is to stand, found 'When\?'"):
         model.ground(processor, video, "a video", prompt="When?", **FAST)
+    assert model.ground(processor, video, "", prompt="When?", **FAST), "a whole question needs no query"
 
 
 # Long videos

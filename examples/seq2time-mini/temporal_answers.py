@@ -82,7 +82,7 @@ class TemporalAnswers:
         constrain (`bool`, *optional*, defaults to `True`):
             `False` lets the model write freely and reads what it wrote. `failure_rate(answers)` says how often that
             failed.
-        prompt (`str`, *optional*): the question, with `{query}` where it stands.
+        prompt (`str`, *optional*): the question, with `{query}` where it stands; a whole one if the query is empty.
         video_kwargs (`dict`, *optional*): for the processor, such as `num_frames` or `decoder`.
         progress (`bool`, *optional*): shows a bar over videos and windows.
     """
