@@ -7,6 +7,7 @@ for CUDA under ZeRO-3: where a model is to be split, they are told otherwise.
 
 import multiprocessing
 import os
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,7 +22,20 @@ from train import sft
 
 
 def train(arguments: list[str], environment: dict[str, str], log: Path):
-    """Raises with what the processes wrote if one of them fails."""
+    """
+    Raises with what the processes wrote if one of them fails. If one dies of a signal, as gloo's threads now and then
+    corrupt the heap of a process whose model is split over CPUs, both are started once more, with a warning.
+    """
+    codes, told = _together(arguments, environment, log)
+    if any(code < 0 for code in codes):
+        warnings.warn(f"started once more: {told}", stacklevel=2)
+        codes, told = _together(arguments, environment, log)
+    if any(codes):
+        raise RuntimeError(told)
+
+
+def _together(arguments: list[str], environment: dict[str, str], log: Path) -> tuple[list[int], str]:
+    """Both processes' exit codes and the ends of their logs: one that fails takes the other with it."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.two_processes"])
     group = {
@@ -31,15 +45,23 @@ def train(arguments: list[str], environment: dict[str, str], log: Path):
         "MASTER_PORT": str(get_free_port()),
     }
     own = [environment | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    processes = [context.Process(target=_work, args=(arguments, variables, log)) for variables in own]
+    logs = [log.with_suffix(f".{rank}.log") for rank in range(2)]
+    processes = [context.Process(target=_work, args=(arguments, *each)) for each in zip(own, logs, strict=True)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=300)
-        process.kill()
-        process.join()
-    if any(process.exitcode for process in processes):
-        raise RuntimeError(log.read_text()[-3000:])
+    codes, told = [], ""
+    for process, path in zip(processes, logs, strict=True):
+        if process.is_alive():
+            process.kill()
+            process.join()
+            codes.append(1)
+            told += f"{path.name}: killed, as it hadn't ended in time\n"
+        else:
+            codes.append(process.exitcode)
+        told += f"{path.name}: exit code {process.exitcode}\n{path.read_text()[-3000:]}\n"
+    return codes, told
 
 
 def _work(arguments: list[str], environment: dict[str, str], log: Path):
