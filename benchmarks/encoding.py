@@ -57,11 +57,11 @@ def windows(model: Seq2TimeModel, videos: int = 4, frames: int = 96, tokens: int
                 [
                     encoder.qformer(
                         query_embeds=encoder.query_tokens,
-                        encoder_hidden_states=(video + positions)[None, start : start + encoder.window_size].flatten(
+                        encoder_hidden_states=(video + positions)[None, start : start + encoder.windows.size].flatten(
                             1, 2
                         ),
                     ).last_hidden_state
-                    for start in range(0, frames, encoder.window_stride)
+                    for start in range(0, frames, encoder.windows.stride)
                 ]
             )
             for video in frame_tokens

@@ -35,7 +35,6 @@ from trl.trainer.utils import add_fused_lm_head
 from dataset_scripts.image_sequences import converse
 from dataset_scripts.record import IMAGE_TASKS
 from modeling_seq2time import Seq2TimeConfig, Seq2TimeForConditionalGeneration
-from modeling_seq2time.configuration_seq2time import count_video_tokens
 from modeling_seq2time.temporal_encoders import VideoQFormer
 from modeling_seq2time.time_notation import marks
 from train.adapter import lora_config
@@ -150,7 +149,7 @@ def make_batch(config: Seq2TimeConfig, lengths: list[Length], frames: int, pool:
     batch = {"input_ids": torch.zeros(count, longest, dtype=torch.long)}
     batch |= {"attention_mask": torch.zeros_like(batch["input_ids"])}
     batch |= {"labels": torch.full_like(batch["input_ids"], IGNORED)}
-    video = count_video_tokens(frames, config.window_stride, config.num_video_query_tokens)
+    video = config.windows.count(frames) * config.num_video_query_tokens
     times = video + FRAME_TOKENS * frames
     for row, one in enumerate(lengths):
         ids = torch.randint(5, words, (one.total,), generator=random)
@@ -180,7 +179,7 @@ def window_by_window(encoder: VideoQFormer, frame_tokens: torch.Tensor, *masks) 
         seen = {"encoder_hidden_states": window.flatten(0, 1)[None]}
         return encoder.qformer(query_embeds=encoder.query_tokens, **seen).last_hidden_state
 
-    return tuple(torch.cat([one_call(window) for window in video.split(encoder.window_stride)]) for video in videos)
+    return tuple(torch.cat([one_call(window) for window in video.split(encoder.windows.stride)]) for video in videos)
 
 
 def take_step(model: PeftModel, optimizer: torch.optim.Optimizer, way: Way, batch: dict) -> float:

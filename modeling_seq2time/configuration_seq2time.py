@@ -2,7 +2,8 @@
 
 import copy
 import math
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 from huggingface_hub.dataclasses import strict
 from transformers import Blip2QFormerConfig, InstructBlipVisionConfig, PreTrainedConfig
@@ -57,12 +58,41 @@ PRESETS = {
         "window_stride": 0,
     },
 }
+PRESETS["temporalvlm"] = PRESETS["timechat"] | {
+    "num_frames": 576,
+    "segment_size": 96,
+    "window_size": 32,
+    "window_stride": 16,
+    "num_fusion_layers": 1,  # inferred, as is that a fusion is one of the video Q-Former's width and heads
+    "aggregator": "bilstm",  # of one layer, each direction half as wide: inferred
+}
 
 
-def count_video_tokens(num_frames: int, window_stride: int, tokens_per_window: int) -> int:
-    """LLM tokens of a video: one set of queries per started stride, one set in all when `window_stride` is 0."""
-    windows = math.ceil(num_frames / window_stride) if window_stride else 1
-    return windows * tokens_per_window
+class Windows(NamedTuple):
+    """Which frames of a video the video Q-Former sees at once. No window is of two segments."""
+
+    size: int
+    stride: int  # 0: a segment is one window
+    segment: int = 0  # frames of a segment; 0: a video is one
+
+    def segments(self, num_frames: int) -> list[range]:
+        """As few as a video's frames fit into, as equal as can be."""
+        count = math.ceil(num_frames / self.segment) if self.segment else 1
+        edges = [num_frames * part // count for part in range(count + 1)]
+        return [range(*ends) for ends in pairwise(edges)]
+
+    def __call__(self, num_frames: int) -> list[list[range]]:
+        """Of each segment; the last one is partial, and has frames that none before it has."""
+        if not self.stride:
+            return [[segment] for segment in self.segments(num_frames)]
+        overlap, windows = self.size - self.stride, []
+        for first, last in ((segment.start, segment.stop) for segment in self.segments(num_frames)):
+            starts = range(first, max(last - overlap, first + 1), self.stride)
+            windows.append([range(start, min(start + self.size, last)) for start in starts])
+        return windows
+
+    def count(self, num_frames: int) -> int:
+        return sum(map(len, self(num_frames)))
 
 
 @strict
@@ -102,7 +132,15 @@ class Seq2TimeConfig(PreTrainedConfig):
             Rows of the frame position table: the most frames a sequence may have.
         window_size, window_stride (`int`):
             Window i of the video Q-Former sees frames `[i * window_stride, i * window_stride + window_size)`, the last
-            ones partial. `window_stride=0` is one window over all frames.
+            one partial. `window_stride=0` is one window over all frames.
+        segment_size (`int`):
+            Frames of a segment (TemporalVLM): a video has as few segments as its frames fit into, equal ones, each with
+            windows and frame positions of its own. 0 makes one segment of every video.
+        num_fusion_layers (`int`):
+            Layers of self-attention among a segment's video tokens, each with residual and norm (TemporalVLM).
+        aggregator (`str`, *optional*):
+            What passes over the video tokens of all segments: `"bilstm"`, `"lstm"`, `"transformer"`, `"linear"` or
+            `"average"` (TemporalVLM).
         num_query_tokens, num_video_query_tokens (`int`):
             Queries per frame and per window.
         vision_post_layernorm_eps (`float`):
@@ -135,6 +173,9 @@ class Seq2TimeConfig(PreTrainedConfig):
     max_frame_positions: int = 96
     window_size: int = 32
     window_stride: int = 32
+    segment_size: int = 0
+    num_fusion_layers: int = 0
+    aggregator: Literal["bilstm", "lstm", "transformer", "linear", "average"] | None = None
     num_query_tokens: int = 32
     num_video_query_tokens: int = 32
     vision_post_layernorm_eps: float = 1e-5
@@ -162,10 +203,20 @@ class Seq2TimeConfig(PreTrainedConfig):
     def validate_time(self):
         """Frames fit their position table, windows cover every frame, the notation exists."""
         get_notation(self.time_notation, **self.time_notation_options or {})
-        if not 1 <= self.num_frames <= self.max_frame_positions:
+        if self.num_frames < 1 or (not self.segment_size and self.num_frames > self.max_frame_positions):
             raise ValueError(
                 f"num_frames must be between 1 and max_frame_positions={self.max_frame_positions}, "
                 f"found {self.num_frames}"
+            )
+        if not 0 <= self.segment_size <= self.max_frame_positions:
+            raise ValueError(
+                "segment_size must be between 1 and max_frame_positions, or 0 for one segment; found "
+                f"segment_size={self.segment_size}, max_frame_positions={self.max_frame_positions}"
+            )
+        if self.segment_size and self.num_frames % self.segment_size:
+            raise ValueError(
+                "num_frames must be whole segments of segment_size; found "
+                f"num_frames={self.num_frames}, segment_size={self.segment_size}"
             )
         if self.window_stride < 0 or (self.window_stride > 0 and self.window_size < self.window_stride):
             raise ValueError(
@@ -173,6 +224,19 @@ class Seq2TimeConfig(PreTrainedConfig):
                 f"is one window over all frames); found window_size={self.window_size}, "
                 f"window_stride={self.window_stride}"
             )
+
+    def validate_aggregation(self):
+        width, heads = self.video_qformer_config.hidden_size, self.video_qformer_config.num_attention_heads
+        if self.num_fusion_layers < 0:
+            raise ValueError(f"num_fusion_layers must be at least 0, found {self.num_fusion_layers}")
+        if self.num_fusion_layers and self.aggregator is None:
+            raise ValueError(
+                f"num_fusion_layers={self.num_fusion_layers} needs an aggregator over what is fused, found none"
+            )
+        if self.aggregator == "bilstm" and width % 2:
+            raise ValueError(f"each direction of a bilstm is half as wide as the video Q-Former, found {width}")
+        if (self.num_fusion_layers or self.aggregator == "transformer") and width % heads:
+            raise ValueError(f"the video Q-Former's width must be divisible by its heads, found {width} and {heads}")
 
     def validate_image_qformer(self):
         if min(self.num_query_tokens, self.num_video_query_tokens) < 1:
@@ -192,9 +256,13 @@ class Seq2TimeConfig(PreTrainedConfig):
         return self.qformer_config.model_type == "instructblip_qformer"
 
     @property
+    def windows(self) -> Windows:
+        return Windows(self.window_size, self.window_stride, self.segment_size)
+
+    @property
     def num_video_tokens(self) -> int:
         """LLM tokens of a video with `num_frames` frames."""
-        return count_video_tokens(self.num_frames, self.window_stride, self.num_video_query_tokens)
+        return self.windows.count(self.num_frames) * self.num_video_query_tokens
 
     @classmethod
     def from_preset(cls, preset: str, **overrides) -> "Seq2TimeConfig":

@@ -2,7 +2,7 @@
 Seq2Time: a video language model for temporal grounding, on TimeChat's base.
 
 pictures → vision tower (frozen) → image Q-Former with each frame's time → video Q-Former over windows of frames →
-projector → language model.
+(TemporalVLM: aggregator over the windows of all segments →) projector → language model.
 """
 
 from contextlib import nullcontext
@@ -21,7 +21,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_seq2time import Seq2TimeConfig
 from .temporal_answers import TemporalAnswers
-from .temporal_encoders import ImageQFormer, VideoQFormer
+from .temporal_encoders import Aggregator, ImageQFormer, VideoQFormer
 from .time_notation import get_notation, seed_ids, time_tokens
 
 
@@ -84,6 +84,7 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         # Trained parts first: gradient checkpointing is judged by the first layer that has it.
         self.language_model = AutoModel.from_config(config.text_config)
         self.projector = nn.Linear(config.video_qformer_config.hidden_size, config.text_config.hidden_size)
+        self.aggregator = Aggregator(config) if config.aggregator else None
         self.video_qformer = VideoQFormer(config)
         self.image_qformer = ImageQFormer(config)
         self.vision_tower = InstructBlipVisionModel._from_config(config.vision_config)
@@ -157,6 +158,8 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
 
         token_mask = torch.arange(frame_tokens.shape[2], device=patches.device) < num_tokens[:, None]
         windows = self.video_qformer(frame_tokens, frame_mask, token_mask)
+        if self.aggregator is not None:
+            windows = self.aggregator(windows, frame_mask)
         vision_outputs.pooler_output = tuple(self.projector(video).flatten(0, 1) for video in windows)
         return vision_outputs
 

@@ -2,8 +2,8 @@
 
 from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
-from .configuration_seq2time import count_video_tokens
-from .time_notation import Notation, get_notation, render, time_tokens
+from .configuration_seq2time import Windows
+from .time_notation import UNITS, Notation, get_notation, render, time_tokens
 from .video_processing_seq2time import Seq2TimeVideoMetadata, Seq2TimeVideoProcessor
 
 
@@ -54,8 +54,9 @@ class Seq2TimeProcessor(ProcessorMixin):
             `times`.
         qformer_reads_time (`bool`, *optional*, defaults to `True`):
             Whether the image Q-Former is given a time sentence (TimeChat) or not (Video-LLaMA).
-        window_stride, num_video_query_tokens (`int`, *optional*, defaults to 32 and 32):
-            As in the model's configuration: they say how many placeholders a video needs.
+        window_stride, window_size, segment_size, num_video_query_tokens (`int`, *optional*):
+            As in the model's configuration: they say how many placeholders a video needs. Windows are as long as their
+            stride if not said, 32 frames.
     """
 
     text_kwargs = {"padding_side": "left"}
@@ -73,6 +74,8 @@ class Seq2TimeProcessor(ProcessorMixin):
         qformer_reads_time=True,
         window_stride=32,
         num_video_query_tokens=32,
+        window_size=None,
+        segment_size=0,
         chat_template=None,
     ):
         self.auto_map = {"AutoProcessor": "processing_seq2time.Seq2TimeProcessor"}
@@ -80,6 +83,7 @@ class Seq2TimeProcessor(ProcessorMixin):
         self.frame_template, self.sequence_template = frame_template, sequence_template
         self.qformer_reads_time = qformer_reads_time
         self.window_stride, self.num_video_query_tokens = window_stride, num_video_query_tokens
+        self.window_size, self.segment_size = window_stride if window_size is None else window_size, segment_size
         super().__init__(video_processor, tokenizer, qformer_tokenizer, chat_template=chat_template or CHAT_TEMPLATE)
         tokenizer.add_special_tokens({"extra_special_tokens": [self.video_token]}, replace_extra_special_tokens=False)
         tokenizer.add_tokens(time_tokens(self.notation))
@@ -107,6 +111,8 @@ class Seq2TimeProcessor(ProcessorMixin):
         if tokenizer.pad_token is None:  # TimeChat pads with LLaMA's <unk>
             tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
         side = config.vision_config.image_size
+        # A list of the times of 576 frames would leave no room in LLaMA-2 (TemporalVLM's own sentence isn't published).
+        counted = dict.fromkeys(UNITS, "The video contains {count} frames. ") if config.segment_size else None
         return cls(
             Seq2TimeVideoProcessor(
                 size={"height": side, "width": side}, **{"num_frames": config.num_frames} | video_settings
@@ -115,8 +121,11 @@ class Seq2TimeProcessor(ProcessorMixin):
             qformer_tokenizer,
             time_notation=config.time_notation,
             time_notation_options=config.time_notation_options,
+            sequence_template=counted,
             qformer_reads_time=config.qformer_reads_time,
             window_stride=config.window_stride,
+            window_size=config.window_size,
+            segment_size=config.segment_size,
             num_video_query_tokens=config.num_video_query_tokens,
         )
 
@@ -197,7 +206,8 @@ class Seq2TimeProcessor(ProcessorMixin):
     def _video_text(self, metadata: Seq2TimeVideoMetadata) -> str:
         """What a `<video>` in the prompt becomes: its placeholders and the sentence with its frames' times."""
         unit, times = self._written_times(metadata)
-        tokens = count_video_tokens(len(times), self.window_stride, self.num_video_query_tokens)
+        windows = Windows(self.window_size, self.window_stride, self.segment_size)
+        tokens = windows.count(len(times)) * self.num_video_query_tokens
         template = (self.sequence_template or self.notation.sequence_template)[unit]
         sentence = template.format(count=len(times), times=", ".join(times))
         return f"<Video>{self.video_token * tokens}</Video> {sentence}"

@@ -81,10 +81,17 @@ def numbers(batch, place=0):
 # What the plain way gives
 
 
-@pytest.mark.parametrize("preset", ["timechat", "video_llama"])
+OF_EIGHT = {
+    "timechat": TINY,
+    "video_llama": {"num_frames": 8},
+    "temporalvlm": TINY | {"segment_size": 4, "window_size": 3, "window_stride": 2},
+}
+
+
+@pytest.mark.parametrize("preset", OF_EIGHT)
 def test_a_batch_is_what_the_processor_gives_of_each_sample(sets, numbered, tiny, preset):
     """Image sequences of one pool, clip sequences, videos, a short one among them, padded together."""
-    model, processor = tiny(preset, **TINY if preset == "timechat" else {"num_frames": 8})
+    model, processor = tiny(preset, **OF_EIGHT[preset])
     mixture = mini_mixture(sets, processor, "uniform")
     short = numbered_samples(numbered, [40, 3])
     collate = Collator(processor, [*mixture.sets, short], crop=False)
@@ -445,7 +452,7 @@ def test_unreadable_media_are_skipped_and_counted(spoilt, processor):
 
 def test_nothing_left_is_a_blank_sample(spoilt, processor, tiny):
     for preset in ("timechat", "video_llama"):
-        model, processor = tiny(preset, **TINY if preset == "timechat" else {"num_frames": 8})
+        model, processor = tiny(preset, **OF_EIGHT[preset])
         collate = Collator(processor, spoilt.mixture.sets, on_problem="skip")
         batch = collate(draws(spoilt.mixture, -1, -2))
         assert len(batch["about"]["skipped"]) == 2 and batch["about"]["samples"] == []

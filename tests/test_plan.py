@@ -13,7 +13,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeConfig
-from tests.test_modeling import QWEN, video_inputs
+from tests.test_modeling import QWEN, TWO_SEGMENTS, video_inputs
 from train.adapter import lora_config, parameter_table
 from train.plan import PEAKS, Load, Setup, activations, flops, hours, memory, parameters, report
 from train.recipe import Recipe
@@ -25,6 +25,9 @@ SHAPES = {
     "three windows, the last one partial": ("timechat", {"window_size": 4, "window_stride": 4}, 10),
     "fewer frames than a window": ("timechat", {}, 7),
     "overlapping windows": ("timechat", {"window_size": 6, "window_stride": 3}, 10),
+    "segments of windows, fused": ("temporalvlm", TWO_SEGMENTS | {"aggregator": "transformer"}, 9),
+    "segments, each token projected": ("temporalvlm", TWO_SEGMENTS | {"aggregator": "linear"}, 7),
+    "segments, averaged": ("temporalvlm", TWO_SEGMENTS | {"aggregator": "average", "num_fusion_layers": 2}, 9),
     "no time sentence, one window over all": ("video_llama", {}, 9),
     "odd sizes": (
         "timechat",
@@ -210,7 +213,7 @@ def like_cuda(monkeypatch):
     def dropout(x, p, training, inplace):
         return torch.native_dropout(x, p, True)[0] if training and p else x
 
-    def fused(*args, dropout_p, **kwargs):
+    def fused(*args, dropout_p=0.0, **kwargs):
         return attention(*args, **kwargs)
 
     monkeypatch.setattr(functional, "layer_norm", layer_norm)
@@ -221,6 +224,7 @@ def like_cuda(monkeypatch):
 PARTS = {
     "image_qformer": "image Q-Former",
     "video_qformer": "video Q-Former",
+    "aggregator": "aggregator",
     "projector": "projector",
     "language_model": "language model",
 }
@@ -241,7 +245,9 @@ def saved_bytes(model, inputs):
         return tensor
 
     for name, part in PARTS.items():
-        module = model.get_base_model().model.get_submodule(name)
+        module = getattr(model.get_base_model().model, name)
+        if module is None:
+            continue
         module.register_forward_pre_hook(lambda *_, part=part: places.append(part))
         module.register_forward_hook(lambda *_: places.pop() and None)
 
@@ -271,6 +277,7 @@ WIDE = {
     "timechat": ("timechat", WIDER),
     "video_llama": ("video_llama", WIDER | {"window_size": 0, "window_stride": 0}),
     "long texts": ("timechat", WIDER | {"num_video_query_tokens": 64}),
+    "temporalvlm": ("temporalvlm", WIDER | TWO_SEGMENTS | {"aggregator": "transformer"}),
     "other heads": (
         "timechat",
         WIDER | {"text_config": WIDER["text_config"] | {"head_dim": 48}},

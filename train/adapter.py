@@ -36,13 +36,14 @@ from modeling_seq2time.time_notation import get_notation
 from .recipe import Recipe
 
 
-IN_FULL = ("image_qformer", "video_qformer", "projector")
+IN_FULL = ("image_qformer", "video_qformer", "aggregator", "projector")  # what isn't there is left out
 PARTS = {  # of the table: the first that a parameter's name holds
     "LoRA": "lora_",
     "time tokens": "trainable_tokens_delta",
     "vision tower": "vision_tower",
     "image Q-Former": "image_qformer",
     "video Q-Former": "video_qformer",
+    "aggregator": "aggregator",
     "projector": "projector",
     "language model": "",
 }
@@ -129,9 +130,17 @@ def lora_config(recipe: Recipe, model: Seq2TimeForConditionalGeneration) -> Lora
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
         target_modules=rf"(model\.)?language_model\..*\.({'|'.join(map(re.escape, recipe.lora_targets))})",
-        modules_to_save=list(IN_FULL),
+        modules_to_save=in_full(recipe, model),
         trainable_token_indices=dict.fromkeys(embeddings, rows) if rows else None,
     )
+
+
+def in_full(recipe: Recipe, model: Seq2TimeForConditionalGeneration) -> list[str]:
+    """The parts that train without LoRA: all between vision tower and language model, or those that are named."""
+    there = [part for part in IN_FULL if getattr(model.model, part) is not None]
+    if strange := set(recipe.trained_parts or ()) - set(there):
+        raise DataError(f"trained_parts: expected some of {', '.join(there)}, found {', '.join(sorted(strange))}")
+    return there if recipe.trained_parts is None else [part for part in there if part in recipe.trained_parts]
 
 
 def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = None):
@@ -150,10 +159,11 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
     base_model = load_weights(base, **options)
     processor = Seq2TimeProcessor.from_pretrained(start if base == base_of(start) else base)
     if recipe.num_frames:
-        most = base_model.config.max_frame_positions
-        if not 1 <= recipe.num_frames <= most:
-            raise DataError(f"num_frames: expected 1 to {most} (max_frame_positions), found {recipe.num_frames}")
         base_model.config.num_frames = processor.video_processor.num_frames = recipe.num_frames
+        try:
+            base_model.config.validate_time()
+        except ValueError as error:
+            raise DataError(f"num_frames: {error}") from error
     config = lora_config(recipe, base_model)
     if base == base_of(start):  # as it was named, not where the Hub's copy of it lies on this machine
         name = recipe.model if base == start else base_name(start)
@@ -204,7 +214,7 @@ def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
         part = next(part for part, piece in PARTS.items() if piece in name)
         counts[part][0] += size(parameter)
         counts[part][1] += size(parameter) * parameter.requires_grad
-    return [(part, *numbers) for part, numbers in counts.items()]
+    return [(part, *numbers) for part, numbers in counts.items() if part != "aggregator" or any(numbers)]
 
 
 def size(parameter: nn.Parameter) -> int:

@@ -8,7 +8,7 @@ from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeConfig, Seq2TimeProcessor
 from modeling_seq2time.time_notation import get_notation
 
-from .adapter import base_of, folder_of
+from .adapter import IN_FULL, base_of, folder_of
 from .mixture import BatchSampler, Mixture
 from .plan import Load, Setup, report
 from .recipe import Recipe, Source
@@ -26,6 +26,7 @@ def bill(recipe: Recipe, settings: dict, options) -> str:
     notation = recipe.time_notation or config.time_notation
     size = known["per_device_train_batch_size"]
     setup = Setup(
+        trained_parts=tuple(IN_FULL if recipe.trained_parts is None else recipe.trained_parts),
         epochs=known["num_train_epochs"],
         batch=size,
         accumulation=known["gradient_accumulation_steps"],

@@ -44,14 +44,16 @@ def describe(run: dict, state: TrainerState, reports: list[str], seconds: float 
 
 def describe_model(config: Seq2TimeConfig, notation: str, base: str) -> str:
     """What was trained, in its own sizes."""
-    vision, text, windows = config.vision_config, config.text_config, config.window_stride or config.num_frames
+    vision, text, windows = config.vision_config, config.text_config, config.window_size or config.num_frames
+    over_time = f"TemporalVLM's aggregator ({config.aggregator}) → " if config.aggregator else ""
     reads = "reads each frame's time" if config.qformer_reads_time else "reads no time"
     start = f" It was trained from `{base}`." if not Path(base).is_absolute() else ""
     return (
         "A video language model for temporal grounding and dense captioning, after "
         f"[Seq2Time](https://arxiv.org/abs/2411.16932): a frozen vision tower ({vision.num_hidden_layers} layers of "
         f"{vision.hidden_size}, {vision.image_size} pixels) → an image Q-Former that {reads} → a video Q-Former over "
-        f"windows of {windows} frames → {text.model_type} ({text.num_hidden_layers} layers of {text.hidden_size}). "
+        f"windows of {windows} frames → {over_time}{text.model_type} ({text.num_hidden_layers} layers of "
+        f"{text.hidden_size}). "
         f"{config.num_frames} frames become {config.num_video_tokens} tokens; times are written in the notation "
         f"`{notation}`.{start}\n"
     )

@@ -15,7 +15,6 @@ import torch
 
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeConfig, Seq2TimeForConditionalGeneration
-from modeling_seq2time.configuration_seq2time import count_video_tokens
 
 
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "RTX 4090": 165e12}  # dense bf16, FLOP/s
@@ -51,6 +50,7 @@ class Setup:
     checkpointing: bool = True
     lora_rank: int = 32
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    trained_parts: tuple[str, ...] = ("image_qformer", "video_qformer", "aggregator", "projector")
     trained_rows: int = 10  # the notation's own tokens
     bits: int | None = None  # of the language model's matrices
     longest: int | None = 2048  # tokens that a row may have
@@ -81,12 +81,14 @@ def parameters(config: Seq2TimeConfig, setup: Setup) -> dict[str, tuple[int, int
     with torch.device("meta"):
         model = Seq2TimeForConditionalGeneration(config)
     inner, text = model.model, config.text_config
-    parts = {"vision tower": inner.vision_tower, "image Q-Former": inner.image_qformer}
-    parts |= {"video Q-Former": inner.video_qformer, "projector": inner.projector}
-    sizes = {name: sum(weight.numel() for weight in part.parameters()) for name, part in parts.items()}
+    names = {"vision tower": "vision_tower", "image Q-Former": "image_qformer", "video Q-Former": "video_qformer"}
+    names |= {"aggregator": "aggregator"} if config.aggregator else {}
+    names["projector"] = "projector"
+    parts = {name: getattr(inner, part).parameters() for name, part in names.items()}
+    sizes = {name: sum(weight.numel() for weight in part) for name, part in parts.items()}
     lora = text.num_hidden_layers * lora_size(text, setup)
     rows = setup.trained_rows * text.hidden_size * (1 if config.tie_word_embeddings else 2)
-    counts = {name: (size, size * (name != "vision tower")) for name, size in sizes.items()}
+    counts = {name: (size, size * (names[name] in setup.trained_parts)) for name, size in sizes.items()}
     counts["language model"] = (model.num_parameters() - sum(sizes.values()), 0)
     return counts | {"LoRA": (lora, lora), "time tokens": (rows, rows)}
 
@@ -95,35 +97,57 @@ def passes(config: Seq2TimeConfig, load: Load) -> tuple[int, tuple, tuple]:
     """Patches of a picture; of the image and the video Q-Former: queries, words beside them, keys, passes of a row."""
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1
     words = load.time_tokens if config.qformer_reads_time else 0
-    windows = count_video_tokens(math.ceil(load.frames), config.window_stride, 1)
-    seen = min(config.window_size, load.frames) if config.window_stride else load.frames
+    windows = [len(window) for segment in config.windows(math.ceil(load.frames)) for window in segment]
+    seen = min(max(windows), load.frames)
     image = (config.qformer_config, config.num_query_tokens, words, patches, load.frames)
     keys = seen * (config.num_query_tokens + words)
-    return patches, image, (config.video_qformer_config, config.num_video_query_tokens, 0, keys, windows)
+    return patches, image, (config.video_qformer_config, config.num_video_query_tokens, 0, keys, len(windows))
+
+
+def aggregation(config: Seq2TimeConfig, load: Load) -> tuple[float, float]:
+    """FLOPs of TemporalVLM's aggregator forward: of its matrices, and of attention."""
+    part, queries, windows = config.video_qformer_config, config.num_video_query_tokens, config.windows
+    width, segments = part.hidden_size, [len(own) * queries for own in windows(math.ceil(load.frames))]
+    tokens, padded = sum(segments), len(segments) * max(segments)  # in one call, all as long as the longest
+    matrices = config.num_fusion_layers * padded * 4 * width**2
+    among = config.num_fusion_layers * padded * max(segments) * 4 * width
+    if config.aggregator in ("lstm", "bilstm"):  # four gates, each from the token and from the state before
+        matrices += tokens * (8 if config.aggregator == "lstm" else 6) * width**2
+    elif config.aggregator == "transformer":
+        matrices += tokens * (4 * width**2 + 2 * width * part.intermediate_size)
+        among += 4 * width * tokens**2
+    elif config.aggregator == "linear":
+        matrices += tokens * width**2
+    return 2 * matrices, among
 
 
 def flops(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
     """
     Forward and backward, by part, of a row. On the way back a trained matrix takes one product for its own gradient and
     one for its input's; a frozen one only the latter; those that read the frozen patches only the former. Checkpointing
-    repeats the forward pass of what has gradients.
+    repeats the forward pass of what has gradients: nothing has any before the first part that trains.
     """
     vision, text, shapes = config.vision_config, config.text_config, projections(config.text_config)
     patches, image, video = passes(config, load)
 
-    def qformer(part, queries, words, keys, times, keys_trained: bool) -> tuple[float, float]:
+    image_trains, video_trains = ("image_qformer" in setup.trained_parts, "video_qformer" in setup.trained_parts)
+
+    def qformer(part, queries, words, keys, times, trains: bool, keys_trained: bool) -> tuple[float, float]:
         width, tokens, layers = part.hidden_size, queries + words, part.num_hidden_layers
         crossings = math.ceil(layers / part.cross_attention_frequency)
         own = layers * tokens * (4 * width**2 + 2 * width * part.intermediate_size) + crossings * queries * 2 * width**2
         reading = crossings * keys * 2 * width * part.encoder_hidden_size
         attention = 2 * width * (layers * tokens**2 + crossings * queries * keys)
         forward = 2 * times * (own + reading + attention)
-        backward = 2 * times * (2 * own + (1 + keys_trained) * reading + 2.5 * attention)
+        if not trains and not keys_trained:
+            return forward, 0.0
+        backward = 2 * times * ((1 + trains) * own + (trains + keys_trained) * reading + 2.5 * attention)
         return forward, backward + setup.checkpointing * forward
 
     width = vision.hidden_size
     layer = patches * (4 * width**2 + 2 * width * vision.intermediate_size) + 2 * patches**2 * width
     picture = 2 * ((patches - 1) * 3 * vision.patch_size**2 * width + vision.num_hidden_layers * layer)
+    aggregator, among = aggregation(config, load)
     projector = 2 * config.num_video_query_tokens * video[-1] * video[0].hidden_size * text.hidden_size
     tokens = 2 * text.num_hidden_layers * load.tokens
     frozen, lora = tokens * sum(given * made for given, made in shapes.values()), tokens * lora_size(text, setup)
@@ -132,15 +156,17 @@ def flops(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[f
     # Repeating a layer stops before its last product, which no gradient asks for.
     last = 0 if "down_proj" in setup.lora_targets else tokens * math.prod(shapes["down_proj"])
     again = setup.checkpointing * (frozen + attention - last)
-    return {
+    found = {
         "vision tower": (load.pictures * picture, 0),
-        "image Q-Former": qformer(*image, keys_trained=False),
-        "video Q-Former": qformer(*video, keys_trained=True),
+        "image Q-Former": qformer(*image, image_trains, keys_trained=False),
+        "video Q-Former": qformer(*video, video_trains, keys_trained=image_trains),
+        "aggregator": (aggregator + among, 2 * aggregator + 2.5 * among),
         "projector": (projector, 2 * projector),
         "language model": (frozen + attention + head, frozen + 2.5 * attention + again + 2 * head),  # TRL scores twice
         "LoRA": (lora, (2 + setup.checkpointing) * lora),
         "time tokens": (0, head if setup.trained_rows else 0),  # PEFT takes their rows of the gradient of all
     }
+    return {name: one for name, one in found.items() if name != "aggregator" or config.aggregator}
 
 
 def activations(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
@@ -166,6 +192,14 @@ def activations(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, t
             return batch * times * (embedded + inputs), batch * times * (plain + crossing)
         return batch * times * (embedded + layers * plain + crossings * crossing) + 2 * weights, 0
 
+    image_trains, video_trains = ("image_qformer" in setup.trained_parts, "video_qformer" in setup.trained_parts)
+    wide, inner = video[0].hidden_size, video[0].intermediate_size
+    # Of a token casts and results of products, of attention, of norms; an LSTM's gates and states (not measured).
+    over_time = {"transformer": 20 * wide + 4 * inner, "linear": 2 * wide, "lstm": 14 * wide, "bilstm": 14 * wide}
+    aggregated = config.num_fusion_layers * 14 * wide + over_time.get(config.aggregator, 0)
+    aggregated *= batch * config.num_video_query_tokens * video[-1]
+    matrices = {"transformer": 4 * wide + 2 * inner, "linear": wide, "lstm": 8 * wide, "bilstm": 6 * wide}
+    aggregated += 2 * wide * (4 * wide * config.num_fusion_layers + matrices.get(config.aggregator, 0))
     tokens, answers, width, shapes = batch * load.tokens, batch * load.answers, text.hidden_size, projections(text)
     # Two norms; queries, keys, values, their result; gate, its activation, up; LoRA's casts, dropout and results.
     layer = tokens * (2 * 4 * width + 4 * 2 * shapes["q_proj"][1] + 3 * 2 * text.intermediate_size)
@@ -177,8 +211,9 @@ def activations(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, t
     pictures, seeing = batch * load.pictures, patches * (10 * vision.hidden_size + 4 * vision.intermediate_size)
     return {
         "vision tower": (pictures * 4 * 3 * vision.image_size**2, pictures * seeing),
-        "image Q-Former": qformer(*image),
-        "video Q-Former": qformer(*video),
+        "image Q-Former": qformer(*image) if image_trains else (0, 0),
+        "video Q-Former": qformer(*video) if image_trains or video_trains else (0, 0),
+        "aggregator": (aggregated, 0),
         "projector": (2 * video[0].hidden_size * (batch * config.num_video_query_tokens * video[-1] + width), 0),
         "language model": (text.num_hidden_layers * kept + tokens * 4 * width, gradients + layer * checkpointing),
         "head": (2 * answers * width + 2 * head, 4 * answers * width + tile + 6 * head),
@@ -190,7 +225,7 @@ def memory(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, float]
     counts, text = parameters(config, setup), config.text_config
     trained = sum(size for _, size in counts.values())
     layer = sum(given * made for given, made in projections(text).values())
-    linear, frozen = text.num_hidden_layers * layer, counts["vision tower"][0] + counts["language model"][0]
+    linear, frozen = text.num_hidden_layers * layer, sum(size for size, trains in counts.values() if not trains)
     used = activations(config, load, setup)
     kept, (_, seeing) = sum(one for one, _ in used.values()), used.pop("vision tower")
     weights, states = {"ddp": (1, 1), "zero2": (1, setup.gpus), "zero3": (setup.gpus, setup.gpus)}[setup.sharding]

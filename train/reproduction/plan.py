@@ -97,7 +97,10 @@ class Plan:
         if settings.get("max_steps", -1) < 1:
             raise DataError(f"{recipe}: expected max_steps, or rows of a table differ in updates, too; found none")
         size = settings.get("per_device_train_batch_size", 8) * settings.get("gradient_accumulation_steps", 1)
-        return {key: value for key, value in as_run(read, settings, size).items() if not key.startswith(FREE)}
+        run = {key: value for key, value in as_run(read, settings, size).items() if not key.startswith(FREE)}
+        if run["trained_parts"] is None:  # it came later: runs that don't have it stay what they were
+            run.pop("trained_parts")
+        return run
 
     def runs(self, tables: list[str]) -> dict[str, Run]:
         """The runs of tables, each once: of all rows with the first seed, then with the next."""

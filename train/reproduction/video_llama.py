@@ -33,7 +33,7 @@ def as_video_llama(base: Path) -> tuple[Seq2TimeForConditionalGeneration, Seq2Ti
             raise DataError(f"{base}: expected only weights for text to have no place in Video-LLaMA, found {name}")
     plain.load_state_dict(weights)
     processor = Seq2TimeProcessor.from_pretrained(base)
-    processor.qformer_reads_time, processor.window_stride = False, 0
+    processor.qformer_reads_time, processor.window_stride, processor.window_size = False, 0, 0
     return plain, processor
 
 
