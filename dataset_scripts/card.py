@@ -11,7 +11,7 @@ from .files import atomic_writer
 from .items import DataError
 
 
-BUILDERS = ("image_sequences", "clip_sequences", "annotated_videos")
+BUILDERS = ("image_sequences", "clip_sequences", "annotated_videos", "textual_temporal")
 SPLITS = ("train", "validation", "test")
 ABOUT = {
     "iig": "image index grounding: where are the pictures that these captions describe?",
@@ -22,9 +22,14 @@ ABOUT = {
     "video_dense_captioning": "what happens when, in annotated videos?",
     "video_grounding": "when does this happen, in annotated videos?",
     "video_highlights": "which moments of an annotated video stand out for this query?",
+    "text_order": "T3, text alone: in which order are these seen?",
+    "text_attribute": "T3, text alone: how does this change?",
+    "text_referring": "T3, text alone: what is seen at the beginning, in the middle, at the end?",
+    "text_grounding": "T3, text alone: at which part is this seen?",
     "image_pool": "the pictures that sequences refer to: where they lie and their captions",
     "clip_pool": "the clips that sequences refer to",
     "video_pool": "the videos that records refer to",
+    "caption_pool": "the captions that textual questions quote",
 }
 
 
@@ -106,7 +111,8 @@ def _introduction(repo_id: str, found: dict) -> list[str]:
         "A record has `id`, `source`, `group`, `task`, `sequence`, `targets` and `messages`. `sequence` refers to rows",
         f"of {pools} by `id`; pictures and videos themselves stay where they came from, at `media` below their",
         "source's folder. Times in messages are marks: `[[7/96 image]]` is the 7th of 96 pictures, `[[12.3/60.5 s]]`",
-        "second 12.3 of 60.5. `targets` are places counted from 1, or fractions of the whole.",
+        "second 12.3 of 60.5. `targets` are places counted from 1, or fractions of the whole; of text, the right",
+        "option's number.",
     ]
 
 
@@ -128,7 +134,7 @@ def _provenance(build: dict) -> list[str]:
             )
             lines += [f"  - examined: {counted}", f"  - lock file `{source['lock'][:16]}`"]
         else:
-            lines += ["  - not examined: every picture that the annotations name went in"]
+            lines += ["  - not examined: all that the annotations name went in"]
         lines += [f"  - licence: {source['licence']}"]
         files = list(source["annotations"].items())
         lines += [f"  - `{name}`: `{digest[:16]}`" for name, digest in files[:5]]

@@ -33,7 +33,7 @@ from .sources import Source
 
 BATCH = 65_536  # rows of a record batch of the mapped file; all but the last are full
 SHARD = 8 * BATCH
-CONFIGS = {"pictures": "image_pool", "clips": "clip_pool", "videos": "video_pool"}
+CONFIGS = {"pictures": "image_pool", "clips": "clip_pool", "videos": "video_pool", "captions": "caption_pool"}
 
 
 @dataclass(slots=True)
@@ -62,7 +62,15 @@ class Ingredient:
         return facts | {"checked": True, "lock": digest, **{name: header[name] for name in ("annotations", "counts")}}
 
     def items(self, kind: str, split: str, problems: Problems) -> Iterator[tuple[Item, dict]]:
-        """The usable items of a kind and split with their entries of the lock file, in the source's order."""
+        """
+        The usable items of a kind and split with their entries of the lock file, in the source's order. Captions are of
+        items of any kind, whose media need not be there.
+        """
+        if kind == "captions":
+            for item in self.source.read(problems):
+                if item.split == split and item.caption:
+                    yield item, {"key": item.key, "media": item.names[0]}
+            return
         if self.lock is None:
             yield from self._unchecked(kind, split, problems)
             return
@@ -190,7 +198,7 @@ def build_pool(
     work.mkdir(parents=True, exist_ok=True)
     (work / "pool.json").unlink(missing_ok=True)  # of another pool; it comes back last, when all of this one is there
     open_pool.cache_clear()
-    features = image_pool_features() if kind == "pictures" else clip_pool_features()
+    features = image_pool_features() if kind in ("pictures", "captions") else clip_pool_features()
     problems, digest, keys, rows = Problems(), hashlib.blake2b(digest_size=16), array("Q"), 0
     counts = dict.fromkeys((one.source.name for one in ingredients), 0)
     with (
@@ -265,7 +273,7 @@ def _rows(ingredients, kind, split, problems, caption_of, counts) -> Iterator[di
                 continue
             counts[one.source.name] += 1
             row = {"source": one.source.name, "key": item.key, "media": entry["media"], "caption": caption}
-            if kind != "pictures":
+            if kind not in ("pictures", "captions"):
                 row |= {"label": item.label} | {name: entry[name] for name in ("start", "end", "duration")}
             yield row
 

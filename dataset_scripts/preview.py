@@ -17,7 +17,7 @@ from .building import media_folders
 from .command import run
 from .files import replacing
 from .items import DataError
-from .record import IMAGE_TASKS
+from .record import IMAGE_TASKS, TEXT_TASKS
 from .samples import Samples
 
 
@@ -29,10 +29,10 @@ FRAMES = ("#d1495b", "#00798c", "#edae49", "#6a4c93")  # in turn, so that events
 def contact_sheet(sample: dict, notation: str = "text") -> Image.Image:
     """The sample as a picture."""
     frames = [frame if isinstance(frame, Image.Image) else Image.fromarray(frame) for frame in sample["frames"]]
-    is_image = sample["task"] in IMAGE_TASKS
+    is_image, is_text = sample["task"] in IMAGE_TASKS, sample["task"] in TEXT_TASKS
     names = [str(place) for place in range(1, len(frames) + 1)]
     marked = dict.fromkeys(sample["targets"], FRAMES[0]) if is_image else {}
-    if not is_image:
+    if not is_image and not is_text:
         times, length = sample["metadata"]["times"], sample["metadata"]["duration"]
         names = [f"{time:.1f}" for time in times]
         spans = [(target["start"] * length, target["end"] * length) for target in sample["targets"]]
@@ -45,7 +45,7 @@ def contact_sheet(sample: dict, notation: str = "text") -> Image.Image:
     lines = [f"{sample['id']} · {sample['source']} · group {sample['group']}", ""]
     for message in sample["messages"]:
         text = f"{message['role']}: {render(message['content'], notation)}"
-        lines += [*textwrap.wrap(text, 170), ""]
+        lines += [part for line in text.split("\n") for part in textwrap.wrap(line, 170) or [""]] + [""]
     sheet = Image.new("RGB", (width, rows * (THUMB + label + GAP) + GAP + 20 * len(lines) + 12), PAPER)
     pen = ImageDraw.Draw(sheet)
     for place, (frame, name) in enumerate(zip(frames, names, strict=True)):

@@ -7,13 +7,14 @@ The record: questions and answers about one sequence, one as a rule, the same fo
 | `source` | string | where the captions come from |
 | `group` | string | the shared pool that the sequence was drawn from; sequences of a group share pictures |
 | `task` | string | `iig`, `iic`, `alr`; `dense_captioning`, `grounding`, `highlights`, … |
-| `sequence` | images: list of int32; clips: list of {clip: int32, rate: float64} | what is watched: pool ids |
-| `targets` | images: list of int32; clips: list of {start, end}: float64 | 1-based places; fractions of the sequence |
+| `sequence` | images, text: list of int32; clips: list of {clip: int32, rate: float64} | what is watched: pool ids |
+| `targets` | images, text: list of int32; clips: list of {start, end}: float64 | places from 1; fractions of all |
 | `messages` | list of {role, content} | turns with time marks `[[7/96 image]]`, `[[12.3/60.5 s]]` |
 
 Targets are those of all answers, in order. A video is a sequence of one clip at rate 1. A clip's `rate` stretches its
-share of the timeline: a clip of d seconds takes d × rate. `check` holds a record to this, and its marks to its targets;
-every builder calls it before it writes, and `Samples` and `publish` when they read.
+share of the timeline: a clip of d seconds takes d × rate. Of text nothing is watched: its `sequence` says which
+captions the question quotes, its target which option is right. `check` holds a record to this, and its marks to its
+targets; every builder calls it before it writes, and `Samples` and `publish` when they read.
 """
 
 from itertools import pairwise
@@ -27,6 +28,7 @@ from .items import DataError
 
 IMAGE_TASKS = ("iig", "iic", "alr")
 CLIP_TASKS = ("dense_captioning", "grounding")
+TEXT_TASKS = ("text_order", "text_attribute", "text_referring", "text_grounding")
 VIDEO_TASKS = (*CLIP_TASKS, "highlights", "step_localization", "summarization", "speech", "captioning", "conversation")
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -45,6 +47,11 @@ def image_features(length: int) -> Features:
         _NAMES
         | {"sequence": List(Value("int32"), length=length), "targets": List(Value("int32")), "messages": _MESSAGES}
     )
+
+
+def text_features() -> Features:
+    """Of questions about texts."""
+    return Features(_NAMES | {"sequence": List(Value("int32")), "targets": List(Value("int32")), "messages": _MESSAGES})
 
 
 def clip_features() -> Features:
@@ -75,7 +82,7 @@ def clip_pool_features() -> Features:
 
 def check(record: dict, pool_size: int | None = None):
     """`DataError` that names the record and the field, unless the record is what this module's docstring says."""
-    is_image = record["task"] in IMAGE_TASKS
+    is_image, is_text = record["task"] in IMAGE_TASKS, record["task"] in TEXT_TASKS
 
     def demand(holds, field: str, expected: str, found):
         if not holds:
@@ -83,10 +90,11 @@ def check(record: dict, pool_size: int | None = None):
 
     for field in ("id", "source", "group", "task"):
         demand(isinstance(record[field], str) and record[field], field, "a name", record[field])
-    demand(is_image or record["task"] in VIDEO_TASKS, "task", f"one of {IMAGE_TASKS + VIDEO_TASKS}", record["task"])
+    known = IMAGE_TASKS + VIDEO_TASKS + TEXT_TASKS
+    demand(record["task"] in known, "task", f"one of {known}", record["task"])
 
     sequence, targets = record["sequence"], record["targets"]
-    ids = list(sequence) if is_image else [clip["clip"] for clip in sequence]
+    ids = list(sequence) if is_image or is_text else [clip["clip"] for clip in sequence]
     end = float("inf") if pool_size is None else pool_size
     demand(ids and all(0 <= one < end for one in ids), "sequence", f"ids of the pool, 0 to {end - 1}", ids)
     demand(len(set(ids)) == len(ids), "sequence", "each id once", ids)
@@ -94,6 +102,8 @@ def check(record: dict, pool_size: int | None = None):
         places = f"distinct places from 1 to {len(ids)}"
         demand(targets and all(1 <= place <= len(ids) for place in targets), "targets", places, targets)
         demand(len(set(targets)) == len(targets), "targets", places, targets)
+    elif is_text:
+        demand(len(targets) == 1 and targets[0] >= 1, "targets", "the number of the right option", targets)
     else:
         rates = [clip["rate"] for clip in sequence]
         demand(all(0 < rate < float("inf") for rate in rates), "sequence", "rates above 0", rates)
@@ -109,7 +119,13 @@ def check(record: dict, pool_size: int | None = None):
 
     found = [marks(message["content"]) for message in messages]
     every = [one for turn in found for one in turn]
-    if is_image:
+    if is_text:
+        demand(not every, "messages", "no marks of times", every)
+        right = f"({chr(ord('A') + targets[0] - 1)})"
+        answer = messages[-1]["content"]
+        demand(answer.startswith(right), "messages", f"the answer of target {targets[0]}, {right}", answer)
+        demand(f"\n{answer}" in messages[0]["content"], "messages", "the answer among the options", answer)
+    elif is_image:
         right = all((length, unit) == (len(ids), "image") for _, length, unit in every)
         demand(right, "messages", f"marks out of {len(ids)} images", every)
         asked, answered = ([[place for place, _, _ in turn] for turn in found[first::2]] for first in (0, 1))

@@ -20,7 +20,7 @@ from modeling_seq2time.video_processing_seq2time import random_indices, uniform_
 
 from .items import DataError
 from .media import read_picture, video_path
-from .record import IMAGE_TASKS, check
+from .record import IMAGE_TASKS, TEXT_TASKS, check
 
 
 class Samples:
@@ -63,12 +63,14 @@ class Samples:
         return len(self.records)
 
     def __getitem__(self, number: int) -> dict:
-        """The record with `frames`, a list of pictures or arrays, and `metadata`, their times for the processor."""
+        """The record with `frames`, pictures or arrays, and `metadata`, their times for the processor; none of text."""
         if not -len(self) <= number < len(self):
             raise IndexError(f"expected a record from 0 to {len(self) - 1}, found {number}")
         number %= len(self)
         record = self.records[number]
         check(record, len(self.pool))
+        if record["task"] in TEXT_TASKS:
+            return record | {"frames": [], "metadata": None}
         if record["task"] in IMAGE_TASKS:
             return record | {"frames": [self.picture(one) for one in record["sequence"]], "metadata": {}}
         rng = np.random.default_rng([self.seed, number])
@@ -163,4 +165,6 @@ def pool_of(config: str) -> str:
     """The configuration of the pool that a configuration's sequences refer to."""
     if config in IMAGE_TASKS:
         return "image_pool"
+    if config in TEXT_TASKS:
+        return "caption_pool"
     return "video_pool" if config.startswith("video_") else "clip_pool"

@@ -74,6 +74,7 @@ def _load(source: Source, processor, recipe: Recipe, frames: int, batch: int, se
     if source.expect is None:
         raise DataError(f"--plan: {name} can't be measured{problem}; `expect` may say its rows, tokens and answers")
     told = source.expect
+    frames = told.get("frames", frames)
     rows, tokens = round(told["rows"]), told["tokens"]
     return Load(name, rows, frames, told.get("pictures", frames), tokens, tokens**2, told["answers"], False)
 
@@ -86,11 +87,14 @@ def shared_pictures(mixture: Mixture, batch: int, seed: int) -> float:
         unique = set()
         for _, place in places:
             row = mixture.rows[place]
+            rows += 1
+            if not row["frames"]:
+                continue
             sequence = mixture.sets[row["set"]].records[row["row"]]["sequence"]
             if isinstance(sequence[0], dict):  # a video: its own, or that of other rows, too
                 owner = (row["pool"], sequence[0]["clip"]) if row["group"] >= 0 else (row["set"], place, row["row"])
                 unique.update((owner, frame) for frame in range(row["frames"]))
             else:
                 unique.update((row["pool"], one) for one in sequence)
-        seen, rows = seen + len(unique), rows + len(places)
+        seen += len(unique)
     return seen / rows

@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
 from dataset_scripts.items import DataError
-from dataset_scripts.record import IMAGE_TASKS, check, is_video
+from dataset_scripts.record import IMAGE_TASKS, TEXT_TASKS, check, is_video
 from dataset_scripts.samples import Samples
 from modeling_seq2time import Seq2TimeProcessor
 from modeling_seq2time.video_decoding import VideoDecodingError
@@ -37,7 +37,7 @@ class Seen:
     """A sample as the model is given it."""
 
     record: dict
-    metadata: Seq2TimeVideoMetadata
+    metadata: Seq2TimeVideoMetadata | None  # of text nothing is seen
     pictures: list[int]  # places among those of the batch
     ids: list[int]
     labels: list[int]
@@ -109,21 +109,26 @@ class Collator:
         samples: Samples = self.sets[row["set"]]
         record = samples.records[row["row"]]
         check(record, len(samples.pool))
-        is_image, sequence = record["task"] in IMAGE_TASKS, record["sequence"]
+        is_image, is_text = record["task"] in IMAGE_TASKS, record["task"] in TEXT_TASKS
+        sequence = record["sequence"]
         own = (0, row["set"], row["row"], row["copy"])
         if self.share_videos and is_video(record):
             own = (1, row["pool"], sequence[0]["clip"], row["copy"])
         sampling, cropping = np.random.default_rng([self.seed, row["epoch"], *own]).spawn(2)
-        if is_image:
+        if is_text:
+            known = None
+        elif is_image:
             known = {"total_num_frames": len(sequence), "frames_indices": list(range(len(sequence)))}
         else:
             frames, known = pictures.frames_of(own, lambda: samples.clip_frames(sequence, sampling))
-        metadata = Seq2TimeVideoMetadata(**known)
+        metadata = Seq2TimeVideoMetadata(**known) if known else None
         ((ids, labels),) = encode(self.processor, [as_chat(self.processor, record["messages"], metadata)])
         if labels.count(IGNORED) == len(labels):
             raise DataError(NOTHING_LEARNED)
         if self.max_length and len(ids) > self.max_length:
             raise TooLong(f"expected at most max_length={self.max_length} tokens, found {len(ids)}")
+        if is_text:
+            return Seen(record, None, [], ids, labels)
         crop = cropping if (self.crop_images if is_image else self.crop) else None
         if is_image:  # a crop is the sequence's own, so its pictures are, too
             owner = row["pool"] if crop is None else own
@@ -164,11 +169,13 @@ class Collator:
             "input_ids": padded([one.ids for one in seen], self.processor.tokenizer.pad_token_id),
             "attention_mask": padded([[1] * len(one.ids) for one in seen], 0),
             "labels": padded([one.labels for one in seen], IGNORED),
-            "video_patches" if self.patches else "pixel_values_videos": torch.cat(pictures.pixels),
-            "video_picture_index": padded([one.pictures for one in seen], -1),
         }
-        if self.processor.qformer_reads_time:
-            time = self.processor._time_inputs([one.metadata for one in seen])
+        watched = [one for one in seen if one.pictures]
+        if watched:
+            batch["video_patches" if self.patches else "pixel_values_videos"] = torch.cat(pictures.pixels)
+            batch["video_picture_index"] = padded([one.pictures for one in watched], -1)
+        if watched and self.processor.qformer_reads_time:
+            time = self.processor._time_inputs([one.metadata for one in watched])
             batch |= {name: torch.tensor(value) for name, value in time.items()}
         return batch
 

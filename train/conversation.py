@@ -12,11 +12,11 @@ IGNORED = -100
 NOTHING_LEARNED = "expected tokens to learn, found none; a chat template marks {% generation %}"
 
 
-def as_chat(processor: Seq2TimeProcessor, messages: list[dict], metadata: Seq2TimeVideoMetadata) -> list[dict]:
-    """A record's messages in the processor's notation, the first with what a `<video>` becomes before it."""
+def as_chat(processor: Seq2TimeProcessor, messages: list[dict], metadata: Seq2TimeVideoMetadata | None) -> list[dict]:
+    """A record's messages in the processor's notation, the first with what a `<video>`, if any, becomes before it."""
     special, chat = processor.tokenizer.all_special_tokens, []
     try:
-        before = processor._video_text(metadata)
+        before = processor._video_text(metadata) if metadata else ""
         for message in messages:
             text = render(message["content"], processor.notation)
             for token in special:

@@ -10,7 +10,7 @@ from datasets import Dataset, get_dataset_config_names, get_dataset_split_names
 from datasets.fingerprint import Hasher
 
 from dataset_scripts.items import DataError
-from dataset_scripts.record import IMAGE_TASKS, check
+from dataset_scripts.record import IMAGE_TASKS, TEXT_TASKS, check
 from dataset_scripts.samples import Samples, pool_of
 from modeling_seq2time import Seq2TimeProcessor
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
@@ -105,7 +105,7 @@ class Mixture:
 
     def pools(self) -> list[tuple[list[Samples], list[int]]]:
         """Of each pool the sets that refer to it, and the ids of what their rows show."""
-        found, usable = {}, self.column("length") > 0
+        found, usable = {}, (self.column("length") > 0) & (self.column("frames") > 0)  # text shows nothing
         pools, numbers, rows = (self.column(name) for name in ("pool", "set", "row"))
         for number, samples in enumerate(self.sets):
             mine = usable & (numbers == number)
@@ -206,7 +206,7 @@ def _measured(batch: dict, samples: Samples, processor: Seq2TimeProcessor) -> di
             metadata = nominal(record, samples)
             chats.append(as_chat(processor, record["messages"], metadata))
             good.append(place)
-            found["frames"][place] = len(metadata.positions)
+            found["frames"][place] = len(metadata.positions) if metadata else 0
         except DataError as error:
             found["problem"][place] = str(error)
     for place, (ids, labels) in zip(good, encode(processor, chats) if chats else [], strict=True):
@@ -218,9 +218,11 @@ def _measured(batch: dict, samples: Samples, processor: Seq2TimeProcessor) -> di
     return found
 
 
-def nominal(record: dict, samples: Samples) -> Seq2TimeVideoMetadata:
+def nominal(record: dict, samples: Samples) -> Seq2TimeVideoMetadata | None:
     """A sequence's metadata before anything of it is decoded: a clip sequence or video with evenly spaced frames."""
     sequence = record["sequence"]
+    if record["task"] in TEXT_TASKS:
+        return None
     if record["task"] in IMAGE_TASKS:
         return Seq2TimeVideoMetadata(total_num_frames=len(sequence), frames_indices=list(range(len(sequence))))
     rows = samples.pool[[clip["clip"] for clip in sequence]]

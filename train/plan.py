@@ -98,7 +98,7 @@ def passes(config: Seq2TimeConfig, load: Load) -> tuple[int, tuple, tuple]:
     patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1
     words = load.time_tokens if config.qformer_reads_time else 0
     windows = [len(window) for segment in config.windows(math.ceil(load.frames)) for window in segment]
-    seen = min(max(windows), load.frames)
+    seen = min(max(windows, default=0), load.frames)
     image = (config.qformer_config, config.num_query_tokens, words, patches, load.frames)
     keys = seen * (config.num_query_tokens + words)
     return patches, image, (config.video_qformer_config, config.num_video_query_tokens, 0, keys, len(windows))
@@ -108,9 +108,9 @@ def aggregation(config: Seq2TimeConfig, load: Load) -> tuple[float, float]:
     """FLOPs of TemporalVLM's aggregator forward: of its matrices, and of attention."""
     part, queries, windows = config.video_qformer_config, config.num_video_query_tokens, config.windows
     width, segments = part.hidden_size, [len(own) * queries for own in windows(math.ceil(load.frames))]
-    tokens, padded = sum(segments), len(segments) * max(segments)  # in one call, all as long as the longest
+    tokens, padded = sum(segments), len(segments) * max(segments, default=0)  # in one call, all as long as the longest
     matrices = config.num_fusion_layers * padded * 4 * width**2
-    among = config.num_fusion_layers * padded * max(segments) * 4 * width
+    among = config.num_fusion_layers * padded * max(segments, default=0) * 4 * width
     if config.aggregator in ("lstm", "bilstm"):  # four gates, each from the token and from the state before
         matrices += tokens * (8 if config.aggregator == "lstm" else 6) * width**2
     elif config.aggregator == "transformer":

@@ -43,7 +43,8 @@ class Source:
         folders: where each source's media lie, if not in the set itself.
         count, weight: how many rows, or how often each: 0.5 is half of them, 2 all of them twice. Whole passes first,
             what is left over is drawn at random from the recipe's `seed`, shared pools as wholes.
-        expect: rows, tokens and answer tokens of a row, for `--plan` while the data isn't there.
+        expect: rows, tokens and answer tokens of a row, for `--plan` while the data isn't there; frames where they
+            are others, 0 of text.
     """
 
     path: str

@@ -148,6 +148,8 @@ def main(arguments: list[str] | None = None):
     with at_fault(options.recipe):
         model, processor, mixture, reports = load(recipe, args, state)
         held_out = HeldOutQuestions(recipe.held_out, processor) if recipe.held_out else None
+    if not mixture.column("frames").all():  # a batch of text alone reaches none of the parts that see
+        args.ddp_find_unused_parameters = True
     trainer = SequenceTrainer(
         model=model,
         args=args,

@@ -77,8 +77,8 @@ class Windows(NamedTuple):
 
     def segments(self, num_frames: int) -> list[range]:
         """As few as a video's frames fit into, as equal as can be."""
-        count = math.ceil(num_frames / self.segment) if self.segment else 1
-        edges = [num_frames * part // count for part in range(count + 1)]
+        count = math.ceil(num_frames / self.segment) if self.segment else min(num_frames, 1)
+        edges = [num_frames * part // max(count, 1) for part in range(count + 1)]
         return [range(*ends) for ends in pairwise(edges)]
 
     def __call__(self, num_frames: int) -> list[list[range]]:
