@@ -26,6 +26,7 @@ ABOUT = {
     "text_attribute": "T3, text alone: how does this change?",
     "text_referring": "T3, text alone: what is seen at the beginning, in the middle, at the end?",
     "text_grounding": "T3, text alone: at which part is this seen?",
+    "text_instruction": "general dialogues without pictures, as T3 mixes them in",
     "image_pool": "the pictures that sequences refer to: where they lie and their captions",
     "clip_pool": "the clips that sequences refer to",
     "video_pool": "the videos that records refer to",

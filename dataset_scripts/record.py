@@ -13,8 +13,9 @@ The record: questions and answers about one sequence, one as a rule, the same fo
 
 Targets are those of all answers, in order. A video is a sequence of one clip at rate 1. A clip's `rate` stretches its
 share of the timeline: a clip of d seconds takes d × rate. Of text nothing is watched: its `sequence` says which
-captions the question quotes, its target which option is right. `check` holds a record to this, and its marks to its
-targets; every builder calls it before it writes, and `Samples` and `publish` when they read.
+captions the question quotes, its target which option is right; both are empty of instructions. `check` holds a record
+to this, and its marks to its targets; every builder calls it before it writes, and `Samples` and `publish` when they
+read.
 """
 
 from itertools import pairwise
@@ -28,7 +29,8 @@ from .items import DataError
 
 IMAGE_TASKS = ("iig", "iic", "alr")
 CLIP_TASKS = ("dense_captioning", "grounding")
-TEXT_TASKS = ("text_order", "text_attribute", "text_referring", "text_grounding")
+CHOICE_TASKS = ("text_order", "text_attribute", "text_referring", "text_grounding")
+TEXT_TASKS = (*CHOICE_TASKS, "text_instruction")
 VIDEO_TASKS = (*CLIP_TASKS, "highlights", "step_localization", "summarization", "speech", "captioning", "conversation")
 
 _MESSAGES = List({"role": Value("string"), "content": Value("string")})
@@ -96,13 +98,18 @@ def check(record: dict, pool_size: int | None = None):
     sequence, targets = record["sequence"], record["targets"]
     ids = list(sequence) if is_image or is_text else [clip["clip"] for clip in sequence]
     end = float("inf") if pool_size is None else pool_size
-    demand(ids and all(0 <= one < end for one in ids), "sequence", f"ids of the pool, 0 to {end - 1}", ids)
+    choice, instruction = record["task"] in CHOICE_TASKS, record["task"] == "text_instruction"
+    demand(
+        (ids or instruction) and all(0 <= one < end for one in ids), "sequence", f"ids of the pool, 0 to {end - 1}", ids
+    )
     demand(len(set(ids)) == len(ids), "sequence", "each id once", ids)
     if is_image:
         places = f"distinct places from 1 to {len(ids)}"
         demand(targets and all(1 <= place <= len(ids) for place in targets), "targets", places, targets)
         demand(len(set(targets)) == len(targets), "targets", places, targets)
-    elif is_text:
+    elif instruction:
+        demand(not targets, "targets", "none", targets)
+    elif choice:
         demand(len(targets) == 1 and targets[0] >= 1, "targets", "the number of the right option", targets)
     else:
         rates = [clip["rate"] for clip in sequence]
@@ -121,11 +128,12 @@ def check(record: dict, pool_size: int | None = None):
     every = [one for turn in found for one in turn]
     if is_text:
         demand(not every, "messages", "no marks of times", every)
+    if choice:
         right = f"({chr(ord('A') + targets[0] - 1)})"
         answer = messages[-1]["content"]
         demand(answer.startswith(right), "messages", f"the answer of target {targets[0]}, {right}", answer)
         demand(f"\n{answer}" in messages[0]["content"], "messages", "the answer among the options", answer)
-    elif is_image:
+    if is_image:
         right = all((length, unit) == (len(ids), "image") for _, length, unit in every)
         demand(right, "messages", f"marks out of {len(ids)} images", every)
         asked, answered = ([[place for place, _, _ in turn] for turn in found[first::2]] for first in (0, 1))
@@ -133,7 +141,7 @@ def check(record: dict, pool_size: int | None = None):
         demand(all(answered) and told == list(targets), "messages", f"marks of targets {targets} in answers", answered)
         if record["task"] == "iic":
             demand(asked == answered, "messages", f"marks in each question as in its answer, {answered}", asked)
-    else:
+    elif not is_text:
         lengths = {(length, unit) for _, length, unit in every}
         demand(
             len(lengths) <= 1 and all(unit == "s" for _, unit in lengths), "messages", "marks of one duration", every

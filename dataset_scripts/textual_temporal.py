@@ -5,11 +5,14 @@ Builds T3's questions about time in text alone: captions of single pictures, lin
 video. Four families: `text_order` asks in which order things are seen, `text_attribute` how something changes,
 `text_referring` what is seen at the beginning, in the middle or at the end, `text_grounding` when something is seen.
 Answers are a letter and its text; each letter is right equally often. Captions of any source will do, without media.
+`--instructions FILE` adds general dialogues, two for each question, as `text_instruction`.
 The same seed gives the same bytes whatever --num-proc; an interrupted build goes on where it stopped.
 """
 
 import hashlib
+import json
 import re
+import sys
 import tomllib
 from functools import lru_cache
 from itertools import permutations
@@ -22,10 +25,12 @@ from modeling_seq2time.time_notation import escape
 
 from .building import Shard, build, expect_positive, ingredients, parse_mix, parser, shares
 from .command import run
+from .files import atomic_writer
 from .image_sequences import draw
-from .items import DataError
+from .instructions import read_instructions
+from .items import DataError, Problems
 from .pools import Pool, build_pool, open_pool
-from .record import TEXT_TASKS, check, text_features
+from .record import CHOICE_TASKS, check, text_features
 from .wording import fill, pick
 
 
@@ -35,6 +40,7 @@ PLACES, VALUES = TEMPLATES["places"], TEMPLATES["attribute"]["values"]
 DISTRACTORS = (1, 2, 4, 8)  # of text_attribute: lines for each of the two that count
 PREFIX = 4  # words
 TRIES, ORDERS = 200, 30
+INSTRUCTIONS = "instructions.jsonl"  # beside the pool while a set is built
 _PLAIN = frozenset(TEMPLATES["plain"])
 
 
@@ -147,11 +153,16 @@ def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
     """The records of one shard."""
     pool, records = open_pool(work), []
     for place, number in enumerate(shard.numbers.tolist(), shard.first):
+        record = {"id": f"{shard.task}-{number:07d}", "source": options["sources"], "group": "all", "task": shard.task}
+        if shard.task == "text_instruction":
+            record |= {"source": options["instructions"], "sequence": [], "targets": []}
+            records.append(record | {"messages": _instructions(work)[place]})
+            check(records[-1], len(pool))
+            continue
         rng = np.random.default_rng([options["seed"], 4, number])
         sequence, asked = _ask(shard.task, rng, place, pool, work)
         # Each letter for each place that is asked for; in 30 orders 18 of three lines, with six options, 12 of four.
         target, messages = converse(place % ORDERS // 3 if shard.task == "text_order" else place // 3, asked)
-        record = {"id": f"{shard.task}-{number:07d}", "source": options["sources"], "group": "all", "task": shard.task}
         record |= {"sequence": sequence, "targets": [target], "messages": messages}
         check(record, len(pool))
         records.append(record)
@@ -185,6 +196,29 @@ def _ask(task: str, rng: np.random.Generator, number: int, pool: Pool, work: Pat
 
 
 @lru_cache(maxsize=1)
+def _instructions(work: Path) -> list[list[dict]]:
+    return [json.loads(line) for line in (work / INSTRUCTIONS).read_text(encoding="utf-8").splitlines()]
+
+
+def keep_instructions(path: Path, work: Path, count: int, seed: int, on_problem: str) -> str:
+    """So many dialogues of a file, drawn at random, where the processes that write find them; and their digest."""
+    problems = Problems()
+    found = list(read_instructions(path, problems))
+    if problems.found and on_problem == "stop":
+        kind, place, detail, _ = problems.found[0]
+        raise DataError(f"{kind}: {place}: {detail} (and {len(problems.found) - 1} more). --on-problem skip goes on.")
+    if problems.found:
+        print("skipped " + ", ".join(f"{number:,} {name}" for name, number in problems.counts.items()), file=sys.stderr)
+    if len(found) < count:
+        raise DataError(f"{path}: expected {count:,} dialogues (--instruction-ratio), found {len(found):,}")
+    picks = np.random.default_rng([seed, 5]).choice(len(found), count, replace=False)
+    with atomic_writer(work / INSTRUCTIONS) as lines:
+        lines.writelines(json.dumps(found[pick], ensure_ascii=False) + "\n" for pick in picks)
+    _instructions.cache_clear()
+    return hashlib.sha256((work / INSTRUCTIONS).read_bytes()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=1)
 def _with_attributes(work: Path) -> np.ndarray:
     pool = open_pool(work)
     found = [one for one in range(len(pool)) if attribute_of(first_sentence(pool.caption(one)))]
@@ -196,10 +230,12 @@ def _with_attributes(work: Path) -> np.ndarray:
 def main(arguments: list[str] | None = None):
     options = parser(__doc__)
     options.add_argument("--num-instances", type=int, default=66_000)
-    options.add_argument("--tasks", default=",".join(TEXT_TASKS), help="equal parts, or weights: text_order:2,…")
+    options.add_argument("--tasks", default=",".join(CHOICE_TASKS), help="equal parts, or weights: text_order:2,…")
+    options.add_argument("--instructions", type=Path, metavar="FILE", help="general dialogues to mix in")
+    options.add_argument("--instruction-ratio", type=float, default=2.0, help="dialogues for each question")
     options.set_defaults(unchecked=True)
     args = options.parse_args(arguments)
-    mix = parse_mix(args.tasks, TEXT_TASKS)
+    mix = parse_mix(args.tasks, CHOICE_TASKS)
     expect_positive(args, "num_instances", "shard_size")
     sources = ingredients(args)
     pool = build_pool(
@@ -210,7 +246,13 @@ def main(arguments: list[str] | None = None):
         raise DataError(f"{needed} different captions are needed, the pool has {captions}")
     chosen = {"seed": args.seed, "sources": "+".join(pool.facts["counts"])}
     chosen["wording"] = hashlib.sha256(TEMPLATES_FILE.read_bytes()).hexdigest()[:16]
-    build("textual_temporal", args, pool, shares(mix, args.num_instances), chosen, make_shard)
+    counts = shares(mix, args.num_instances)
+    if args.instructions:
+        counts["text_instruction"] = round(args.instruction_ratio * args.num_instances)
+        chosen["instructions"] = args.instructions.name
+        asked = (counts["text_instruction"], args.seed, args.on_problem)
+        chosen["dialogues"] = keep_instructions(args.instructions, pool.work, *asked)
+    build("textual_temporal", args, pool, counts, chosen, make_shard)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -14,7 +16,7 @@ from safetensors.torch import load_file
 
 from dataset_scripts import preview, publish, textual_temporal
 from dataset_scripts.items import DataError
-from dataset_scripts.record import TEXT_TASKS, check
+from dataset_scripts.record import CHOICE_TASKS, check
 from dataset_scripts.textual_temporal import PLACES, TEMPLATES, VALUES, attribute_of, first_sentence, key_phrase
 from modeling_seq2time import Seq2TimeModel
 from tests.test_scaling import NO_DROPOUT, SETTINGS, TINY, alone, assert_same, together
@@ -80,7 +82,7 @@ def solve(question: str) -> str:
     raise AssertionError(question)
 
 
-@pytest.mark.parametrize("task", TEXT_TASKS)
+@pytest.mark.parametrize("task", CHOICE_TASKS)
 def test_every_question_can_be_solved(folder, task):
     records = load_dataset(str(folder), task, split="train")
     captions = load_dataset(str(folder), "caption_pool", split="train")
@@ -142,7 +144,7 @@ def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
         files = sorted(place.glob("text_*/*.parquet"))
         return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
-    assert digests(tmp_path / "again").keys() == digests(folder).keys() == set(TEXT_TASKS)
+    assert digests(tmp_path / "again").keys() == digests(folder).keys() == set(CHOICE_TASKS)
     rows = [load_dataset(str(place), "text_order", split="train").to_list() for place in (folder, tmp_path / "again")]
     assert rows[0] == rows[1] != load_dataset(str(tmp_path / "other"), "text_order", split="train").to_list()
 
@@ -162,6 +164,43 @@ def test_captions_alone_will_do(tmp_path, capsys):
     assert "40" not in capsys.readouterr().err
     question = load_dataset(str(tmp_path / "out"), "text_referring", split="train")[0]["messages"][0]["content"]
     assert "steps away" in question and "It is old" not in question, "first sentences"
+
+
+DIALOGUES = [
+    {"conversations": [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": "Red, at [[3 s."}]},
+    {"messages": [{"role": "user", "content": "Two and two?"}, {"role": "assistant", "content": "Four."}]},
+    {"instruction": "Say it in German.", "input": "tree", "output": "Baum"},
+    {"instruction": "Say hello.", "input": "", "output": "Hello."},
+]
+SEEN = {"conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]}
+SYSTEM = {"messages": [{"role": "system", "content": "Be brief."}, *DIALOGUES[1]["messages"]]}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_general_dialogues_are_mixed_in(tmp_path, capsys, suffix):
+    file = tmp_path / f"dialogues{suffix}"
+    rows = [*DIALOGUES, SEEN, SYSTEM]
+    if suffix == ".parquet":
+        names = ("conversations", "messages", "instruction", "input", "output")
+        pq.write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), file)
+    else:
+        file.write_text(json.dumps(rows) if suffix == ".json" else "".join(json.dumps(row) + "\n" for row in rows))
+    common = ["--source", WORLD, "--num-instances", "2", "--tasks", "text_order", "--instructions", str(file)]
+    with pytest.raises(DataError, match="about a picture: .*row 4|about a picture: .*line 5"):
+        textual_temporal.main([*common, "--output", str(tmp_path / "out")])
+    textual_temporal.main([*common, "--output", str(tmp_path / "out"), "--on-problem", "skip"])
+    assert "skipped 1 about a picture, 1 malformed" in capsys.readouterr().err
+    records = load_dataset(str(tmp_path / "out"), "text_instruction", split="train")
+    assert len(records) == 4 and {len(record["sequence"]) for record in records} == {0}
+    said = {tuple(message["content"] for message in record["messages"]) for record in records}
+    assert ("Say it in German.\n\ntree", "Baum") in said and ("Two and two?", "Four.") in said
+    for record in records:
+        check(record)
+    publish.main([str(tmp_path / "out"), "--repo-id", "someone/texts", "--dry-run"])
+    with pytest.raises(DataError, match="expected 6 dialogues .*found 4"):
+        textual_temporal.main(
+            [*common, "--output", str(tmp_path / "more"), "--on-problem", "skip", "--instruction-ratio", "3"]
+        )
 
 
 def test_too_few_captions_are_one_error(tmp_path):
