@@ -1,7 +1,7 @@
 """
-General instruction data, which T3 mixes with its questions: a `.json` list, `.jsonl` or `.parquet` of dialogues in LLaVA's
-form (`conversations` of {from: human or gpt, value}), in chat form (`messages` of {role, content}), or in Alpaca's
-(`instruction`, `input`, `output`). Dialogues about a picture, and those with a system message, are left out and counted.
+General instruction data, which T3 mixes with its questions: a `.json` list, `.jsonl` or `.parquet` of dialogues in
+LLaVA's form (`conversations` of {from: human or gpt, value}), in chat form (`messages` of {role, content}), or in
+Alpaca's (`instruction`, `input`, `output`). Dialogues about a picture, and those with a system message, are problems.
 """
 
 from collections.abc import Iterator
