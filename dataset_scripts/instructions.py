@@ -15,7 +15,7 @@ from .sources.reading import stored
 
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-SEEN = ("<image>", "<video>")
+SEEN, MEDIA = ("<image>", "<video>", "<audio>"), ("image", "images", "video", "videos", "audio", "audios")
 
 
 class NotText(Malformed):
@@ -38,17 +38,21 @@ def read_instructions(path: Path, problems: Problems) -> Iterator[list[dict]]:
 
 
 def _messages(place: str, row: dict) -> list[dict]:
+    if not isinstance(row, dict):
+        raise Malformed(f"expected a JSON object, found {row!r:.60}")
     if row.get("conversations") is not None:
         turns = [(get(turn, "from", str), get(turn, "value", str)) for turn in get(row, "conversations", list)]
     elif row.get("messages") is not None:
         turns = [(get(turn, "role", str), get(turn, "content", str)) for turn in get(row, "messages", list)]
     else:
-        asked = "\n\n".join(part for part in (get(row, "instruction", str), row.get("input") or "") if part)
+        asked = "\n\n".join(
+            part for part in (get(row, "instruction", str), get({"input": ""} | row, "input", str)) if part
+        )
         turns = [("user", asked), ("assistant", get(row, "output", str))]
     roles = [ROLES.get(role, role) for role, _ in turns]
     if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
         raise Malformed(f"expected user and assistant in turns, found {', '.join(roles) or 'none'}")
-    if row.get("image") or any(mark in said for _, said in turns for mark in SEEN):
+    if any(map(row.get, MEDIA)) or any(mark in said for _, said in turns for mark in SEEN):
         raise NotText("expected a dialogue that needs no picture, found one that does")
     if not all(said.strip() for _, said in turns):
         raise EmptyCaption("expected text in every turn, found none")

@@ -67,8 +67,14 @@ class Ingredient:
         items of any kind, whose media need not be there.
         """
         if kind == "captions":
+            keys = set()
             for item in self.source.read(problems):
-                if item.split == split and item.caption:
+                if item.split != split or item.events or item.turns:
+                    continue
+                if item.key in keys:
+                    problems.add("duplicate id", item.place, f"{item.key!r} was there before")
+                else:
+                    keys.add(item.key)
                     yield item, {"key": item.key, "media": item.names[0]}
             return
         if self.lock is None:

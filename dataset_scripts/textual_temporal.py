@@ -45,12 +45,21 @@ _PLAIN = frozenset(TEMPLATES["plain"])
 
 
 def first_sentence(caption: str) -> str:
-    """Of a caption, without its full stop."""
-    return re.split(r"(?<=[.!?])\s+(?=[\"'“A-Z])", " ".join(caption.split()), maxsplit=1)[0].rstrip(" .")
+    """Of a caption, without its mark."""
+    text = " ".join(caption.split())
+    for end in re.finditer(r"[.!?][\"'”]?\s+(?=[\"'“A-Z0-9])", text):
+        if text[: end.start()].rpartition(" ")[2].lower() not in TEMPLATES["abbreviations"]:
+            return text[: end.start()].rstrip(" .!?")
+    return text.rstrip(" .!?")
 
 
 def words_of(text: str) -> list[str]:
     return re.findall(r"[\w'-]+", text.lower())
+
+
+def says(sentence: str) -> bool:
+    """Whether it is enough for a line."""
+    return len(words_of(sentence)) >= 3
 
 
 def key_phrase(sentence: str, others: list[str]) -> str:
@@ -73,11 +82,15 @@ def prefix(sentence: str) -> str:
 def attribute_of(sentence: str) -> tuple[str, str, str] | None:
     """Kind, value and noun of the first attribute that a sentence names; nothing where a word of it stands twice."""
     words = words_of(sentence)
+
+    def once(word: str) -> bool:
+        return len(re.findall(rf"\b{word}\b", sentence, re.IGNORECASE)) == 1
+
     for place, word in enumerate(words[:-1]):
         kind = next((kind for kind, values in VALUES.items() if word in values), None)
         noun = words[place + 1]
         told = noun.isalpha() and noun not in _PLAIN and not any(noun in values for values in VALUES.values())
-        if kind and told and words.count(word) == words.count(noun) == 1:
+        if kind and told and once(word) and once(noun):
             return kind, word, noun
     return None
 
@@ -110,12 +123,19 @@ def attribute(rng: np.random.Generator, number: int, sentence: str, others: list
     kind, value, noun = attribute_of(sentence)
     values = [one for one in VALUES[kind] if one != value]
     new, third = (values[one] for one in rng.permutation(len(values))[:2]) if len(values) > 1 else (values[0], "")
-    article = "an" if new[0] in "aeiou" else "a"
-    changed = re.sub(rf"\b(an?) {value}\b", f"{article} {new}", sentence, count=1, flags=re.IGNORECASE)
-    changed = re.sub(rf"\b{value}\b", new, changed, count=1, flags=re.IGNORECASE)
-    ends = sorted(rng.choice(len(others) + 2, 2, replace=False).tolist())
+
+    def exchanged(found: re.Match) -> str:
+        article, known = found.groups()
+        if article:
+            article = article[0] + "n" * (new[0] in "aeiou") + " "
+        return (article or "") + (new.capitalize() if known[0].isupper() else new)
+
+    changed = re.sub(rf"\b(?:(an?) )?({value})\b", exchanged, sentence, flags=re.IGNORECASE)
+    ends, told = sorted(rng.choice(len(others) + 2, 2, replace=False).tolist()), [sentence, changed]
+    if rng.random() < 0.5:  # or what is likelier would come first
+        told, value, new = told[::-1], new, value
     lines = list(others)
-    for place, line in zip(ends, (sentence, changed), strict=True):
+    for place, line in zip(ends, told, strict=True):
         lines.insert(place, line)
     forward, unchanged = TEMPLATES["attribute"]["forward"], TEMPLATES["attribute"]["unchanged"]
     options = [fill(forward, value, new), fill(forward, new, value), fill(unchanged, value)]
@@ -162,7 +182,10 @@ def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
         rng = np.random.default_rng([options["seed"], 4, number])
         sequence, asked = _ask(shard.task, rng, place, pool, work)
         # Each letter for each place that is asked for; in 30 orders 18 of three lines, with six options, 12 of four.
-        target, messages = converse(place % ORDERS // 3 if shard.task == "text_order" else place // 3, asked)
+        turn = {"text_order": place % ORDERS // 3, "text_attribute": place // len(DISTRACTORS)}.get(
+            shard.task, place // 3
+        )
+        target, messages = converse(turn, asked)
         record |= {"sequence": sequence, "targets": [target], "messages": messages}
         check(record, len(pool))
         records.append(record)
@@ -171,13 +194,13 @@ def make_shard(work: Path, shard: Shard, options: dict) -> pa.Table:
 
 def _ask(task: str, rng: np.random.Generator, number: int, pool: Pool, work: Path):
     if task == "text_attribute":
-        main = int(pick(rng, _with_attributes(work)))
+        main = int(pick(rng, _with_attributes(work, pool.facts["hash"])))
         sentence, count = first_sentence(pool.caption(main)), 2 * DISTRACTORS[number % len(DISTRACTORS)]
         noun, found = attribute_of(sentence)[2], {}
         for _ in range(TRIES):
             for one in draw(rng, len(pool), pool.caption_keys, min(2 * count, len(pool))).tolist():
                 other = first_sentence(pool.caption(one))
-                if len(found) < count and noun not in words_of(other) and other not in found.values():
+                if len(found) < count and noun not in words_of(other) and says(other) and other not in found.values():
                     found[one] = other
             if len(found) == count:
                 return [main, *found], attribute(rng, number, sentence, list(found.values()))
@@ -188,16 +211,20 @@ def _ask(task: str, rng: np.random.Generator, number: int, pool: Pool, work: Pat
     for _ in range(TRIES):
         sequence = draw(rng, len(pool), pool.caption_keys, count).tolist()
         sentences = [first_sentence(pool.caption(one)) for one in sequence]
-        if len(set(sentences)) == count:
+        if len(set(sentences)) == count and all(map(says, sentences)):
             return sequence, {"text_order": order, "text_referring": referring}.get(task, grounding)(
                 rng, number, sentences
             )
-    raise DataError(f"{task}: {count} captions that begin differently are needed, the pool of {len(pool)} hasn't them")
+    raise DataError(
+        f"{task}: {count} captions are needed that begin with different sentences, each of three words at least; "
+        f"{TRIES} draws from the pool of {len(pool)} had none"
+    )
 
 
 @lru_cache(maxsize=1)
 def _instructions(work: Path) -> list[list[dict]]:
-    return [json.loads(line) for line in (work / INSTRUCTIONS).read_text(encoding="utf-8").splitlines()]
+    with (work / INSTRUCTIONS).open(encoding="utf-8", newline="\n") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def keep_instructions(path: Path, work: Path, count: int, seed: int, on_problem: str) -> str:
@@ -219,9 +246,11 @@ def keep_instructions(path: Path, work: Path, count: int, seed: int, on_problem:
 
 
 @lru_cache(maxsize=1)
-def _with_attributes(work: Path) -> np.ndarray:
+def _with_attributes(work: Path, digest: str) -> np.ndarray:
+    """Ids of a pool's captions that name an attribute."""
     pool = open_pool(work)
-    found = [one for one in range(len(pool)) if attribute_of(first_sentence(pool.caption(one)))]
+    sentences = (first_sentence(pool.caption(one)) for one in range(len(pool)))
+    found = [one for one, sentence in enumerate(sentences) if says(sentence) and attribute_of(sentence)]
     if not found:
         raise DataError(f"text_attribute: expected captions that name one of {', '.join(VALUES)}, found none")
     return np.array(found)

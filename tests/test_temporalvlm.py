@@ -156,6 +156,27 @@ def test_gradient_reaches_what_the_recipe_names(tiny_folder, model, tmp_path):
     assert all(any(part in name for name in reached) for part in parts)
 
 
+def test_what_is_frozen_has_no_graph_and_no_dropout(tiny_folder):
+    """Also with checkpointing, which hooks embeddings to require gradients."""
+    folder = tiny_folder("temporalvlm", **TWO_SEGMENTS)
+    settings = Recipe(model=str(folder), data=[], dtype="float32", trained_parts=["aggregator", "projector"])
+    model, _ = load_for_training(settings, folder)
+    model.activation_checkpointing_enable()
+    model.enable_input_require_grads()
+    inner, seen = model.train().get_base_model().model, []
+    for part in (inner.image_qformer, inner.video_qformer):
+        assert part.qformer.config.hidden_dropout_prob > 0 and not part.training
+        part.register_forward_hook(lambda _, __, found: seen.append(found))
+    inputs = video_inputs(model.get_base_model(), (10,), (9,))
+    for _ in range(2):
+        model(**inputs)
+    images, windows = seen[::2], [one for (one,) in seen[1::2]]
+    assert not any(one.requires_grad for one in [*images, *windows])
+    assert torch.equal(*images) and torch.equal(*windows)
+    whole, _ = load_for_training(Recipe(model=str(folder), data=[], dtype="float32"), folder)
+    assert whole.train().get_base_model().model.image_qformer.training, "what trains has dropout"
+
+
 def test_parts_that_the_model_lacks_are_refused(tiny_folder):
     settings = Recipe(model=str(tiny_folder()), data=[], dtype="float32", trained_parts=["aggregator"])
     with pytest.raises(DataError, match="trained_parts: expected some of image_qformer, .*, found aggregator"):

@@ -17,7 +17,15 @@ from safetensors.torch import load_file
 from dataset_scripts import preview, publish, textual_temporal
 from dataset_scripts.items import DataError
 from dataset_scripts.record import CHOICE_TASKS, check
-from dataset_scripts.textual_temporal import PLACES, TEMPLATES, VALUES, attribute_of, first_sentence, key_phrase
+from dataset_scripts.textual_temporal import (
+    PLACES,
+    TEMPLATES,
+    VALUES,
+    attribute,
+    attribute_of,
+    first_sentence,
+    key_phrase,
+)
 from modeling_seq2time import Seq2TimeModel
 from tests.test_scaling import NO_DROPOUT, SETTINGS, TINY, alone, assert_same, together
 from tests.test_sft import recipe, sets  # noqa: F401
@@ -87,7 +95,7 @@ def test_every_question_can_be_solved(folder, task):
     records = load_dataset(str(folder), task, split="train")
     captions = load_dataset(str(folder), "caption_pool", split="train")
     assert len(records) == COUNT // 4
-    letters, sizes, places = Counter(), Counter(), Counter()
+    letters, sizes, places, both = Counter(), Counter(), Counter(), Counter()
     for record in records:
         check(record, len(captions))
         question, answer = (message["content"] for message in record["messages"])
@@ -98,13 +106,15 @@ def test_every_question_can_be_solved(folder, task):
         quoted = {first_sentence(captions[one]["caption"]) for one in record["sequence"]}
         assert len(set(lines) - quoted) == (task == "text_attribute"), "one line has another value"
         letters[len(options), letter] += 1
+        both[len(lines), letter] += 1
         sizes[len(lines)] += 1
         places[next((place for place in PLACES.values() if place in asked), "")] += 1
     for count in {count for count, _ in letters}:
         own = [number for (size, _), number in letters.items() if size == count]
-        assert len(own) == count and max(own) - min(own) <= 3, "each letter equally often, but for the last turns"
+        assert len(own) == count and max(own) - min(own) <= 4, "each letter equally often, but for the last turns"
     if task == "text_attribute":
         assert sizes == dict.fromkeys((4, 6, 10, 18), 30), "distractors once, twice, 4 and 8 times"
+        assert set(both.values()) == {7, 8} and len(both) == 16, "the number of lines tells nothing of the letter"
     if task == "text_order":
         assert set(letters) == {(6, one) for one in "ABCDEF"} | {(4, one) for one in "ABCD"}
     if task == "text_referring":
@@ -170,7 +180,7 @@ DIALOGUES = [
     {"conversations": [{"from": "human", "value": "Name a colour."}, {"from": "gpt", "value": "Red, at [[3 s."}]},
     {"messages": [{"role": "user", "content": "Two and two?"}, {"role": "assistant", "content": "Four."}]},
     {"instruction": "Say it in German.", "input": "tree", "output": "Baum"},
-    {"instruction": "Say hello.", "input": "", "output": "Hello."},
+    {"instruction": "Say hello.", "input": "", "output": "Hello\u2028you."},
 ]
 SEEN = {"conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "A cat."}]}
 SYSTEM = {"messages": [{"role": "system", "content": "Be brief."}, *DIALOGUES[1]["messages"]]}
@@ -285,9 +295,16 @@ def test_text_is_in_the_plan(folder, recipe, capsys):  # noqa: F811
 
 def test_parts_of_captions():
     assert first_sentence("A dog runs. It barks.") == "A dog runs"
-    assert first_sentence("  A dog, 3.5 years old, runs!  ") == "A dog, 3.5 years old, runs!"
+    assert first_sentence("  A dog, 3.5 years old, runs!  ") == "A dog, 3.5 years old, runs"
     assert key_phrase("a small red circle on grass", ["a small red square on grass"]) == "small red circle"
     assert key_phrase("a dog", ["a dog and a cat"]) == ""
     assert attribute_of("A red circle in the small room") == ("colour", "red", "circle")
     assert attribute_of("A red and blue flag") == ("colour", "blue", "flag")
     assert attribute_of("Two dogs near two cats") is None
+    assert attribute_of("A blue-red kite beside the red ball") is None
+    assert attribute_of("The two-story house with two windows") is None
+    assert first_sentence("Mr. Smith stands. He waits.") == "Mr. Smith stands"
+    assert first_sentence("A dog runs!") == "A dog runs" and first_sentence("...") == ""
+    rng = np.random.default_rng(0)
+    seen = {tuple(line for line in attribute(rng, 0, "A red circle", ["x"] * 2)[0] if line != "x") for _ in range(40)}
+    assert ("A red circle", "An orange circle") in seen and ("An orange circle", "A red circle") in seen, "either first"

@@ -200,7 +200,8 @@ def restore(model: PeftModel, folder: Path):
     if strange := sorted(found.keys() - known.keys()):
         raise DataError(
             f"{folder}: {len(strange)} weights of its adapter have no place in this recipe's, such as {strange[0]}; "
-            "is it of another notation, or are lora_targets others?"
+            "is it of another notation, are lora_targets others, or does trained_parts leave out what it trained? "
+            "Merged weights (python -m train.adapter merge) can be trained on in any part"
         )
     set_peft_model_state_dict(model, known | found)
 

@@ -16,6 +16,8 @@ import torch
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeConfig, Seq2TimeForConditionalGeneration
 
+from .adapter import IN_FULL
+
 
 PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "RTX 4090": 165e12}  # dense bf16, FLOP/s
 SIZES = {"A100": 80, "H100": 80, "H200": 140, "L40S": 45, "RTX 4090": 24}  # GiB
@@ -50,7 +52,7 @@ class Setup:
     checkpointing: bool = True
     lora_rank: int = 32
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    trained_parts: tuple[str, ...] = ("image_qformer", "video_qformer", "aggregator", "projector")
+    trained_parts: tuple[str, ...] = IN_FULL
     trained_rows: int = 10  # the notation's own tokens
     bits: int | None = None  # of the language model's matrices
     longest: int | None = 2048  # tokens that a row may have
@@ -58,6 +60,7 @@ class Setup:
 
     def __post_init__(self):
         choices = [("gpu", self.gpu, PEAKS), ("sharding", self.sharding, SHARDINGS), ("bits", self.bits, FROZEN_BYTES)]
+        choices += [("trained_parts", name, IN_FULL) for name in self.trained_parts]
         for key, found, allowed in choices + [("lora_targets", name, MATRICES) for name in self.lora_targets]:
             if found not in allowed:
                 raise DataError(f"--plan, {key}: expected one of {', '.join(map(str, allowed))}, found {found!r}")
@@ -160,8 +163,11 @@ def flops(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[f
         "vision tower": (load.pictures * picture, 0),
         "image Q-Former": qformer(*image, image_trains, keys_trained=False),
         "video Q-Former": qformer(*video, video_trains, keys_trained=image_trains),
-        "aggregator": (aggregator + among, 2 * aggregator + 2.5 * among),
-        "projector": (projector, 2 * projector),
+        "aggregator": (
+            aggregator + among,
+            (2 * aggregator + 2.5 * among) * bool({*IN_FULL[:3]} & {*setup.trained_parts}),
+        ),
+        "projector": (projector, 2 * projector * bool({*IN_FULL} & {*setup.trained_parts})),
         "language model": (frozen + attention + head, frozen + 2.5 * attention + again + 2 * head),  # TRL scores twice
         "LoRA": (lora, (2 + setup.checkpointing) * lora),
         "time tokens": (0, head if setup.trained_rows else 0),  # PEFT takes their rows of the gradient of all

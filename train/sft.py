@@ -148,7 +148,12 @@ def main(arguments: list[str] | None = None):
     with at_fault(options.recipe):
         model, processor, mixture, reports = load(recipe, args, state)
         held_out = HeldOutQuestions(recipe.held_out, processor) if recipe.held_out else None
-    if not mixture.column("frames").all():  # a batch of text alone reaches none of the parts that see
+    texts = mixture.column("frames")[mixture.column("length") > 0] == 0
+    if texts.any():  # a batch of text alone reaches none of the parts that see
+        if not texts.all() and split_by(args):
+            raise DataError(
+                f"data: text and videos can't be mixed where {split_by(args)} splits the model; use ddp.yaml"
+            )
         args.ddp_find_unused_parameters = True
     trainer = SequenceTrainer(
         model=model,

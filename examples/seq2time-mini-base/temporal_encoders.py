@@ -132,9 +132,11 @@ class Recurrence(nn.Module):
         self.lstm = nn.LSTM(width, width // (1 + both), bidirectional=both, batch_first=True)
 
     def forward(self, tokens: torch.Tensor, mask: torch.BoolTensor) -> torch.Tensor:
-        packed = pack_padded_sequence(tokens, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        with torch.backends.mkldnn.flags(enabled=False):  # on a CPU it gives other bits with gradients than without
-            return pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0]
+        exact = tokens.to(self.lstm.weight_ih_l0.dtype)
+        packed = pack_padded_sequence(exact, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        # Autocast to bfloat16 runs an LSTM of a GPU in float16; oneDNN's gives other bits with gradients than without.
+        with torch.autocast(tokens.device.type, enabled=False), torch.backends.mkldnn.flags(enabled=False):
+            return pad_packed_sequence(self.lstm(packed)[0], batch_first=True)[0].to(tokens.dtype)
 
 
 class Attention(nn.Module):

@@ -102,6 +102,9 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         super().train(mode)
         if self.config.freeze_vision:  # loading replaces the parameters, and with them their flags
             self.vision_tower.requires_grad_(False).eval()
+        for part in (self.image_qformer, self.video_qformer):
+            if not _trains(part):
+                part.eval()
         return self
 
     @can_return_tuple
@@ -149,7 +152,10 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
             own_length = mask.sum(dim=-1).masked_fill(~frame_mask, 0).amax(dim=1)
             num_tokens += own_length if self.config.time_text_padding == "video" else ids.shape[-1]
 
-        frame_tokens = self.image_qformer(patches if index is None else patches[index], **time)
+        # Checkpointing hooks every embedding to require gradients, also where nothing trains.
+        trains = _trains(self.vision_tower) or _trains(self.image_qformer)
+        with nullcontext() if trains else torch.no_grad():
+            frame_tokens = self.image_qformer(patches if index is None else patches[index], **time)
         if ragged:
             padded = frame_tokens.new_zeros(num_videos, num_frames, *frame_tokens.shape[1:])
             frame_tokens = padded.masked_scatter(frame_mask[:, :, None, None], frame_tokens)
@@ -157,7 +163,8 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
             frame_tokens = frame_tokens.unflatten(0, (num_videos, num_frames))
 
         token_mask = torch.arange(frame_tokens.shape[2], device=patches.device) < num_tokens[:, None]
-        windows = self.video_qformer(frame_tokens, frame_mask, token_mask)
+        with nullcontext() if trains or _trains(self.video_qformer) else torch.no_grad():
+            windows = self.video_qformer(frame_tokens, frame_mask, token_mask)
         if self.aggregator is not None:
             windows = self.aggregator(windows, frame_mask)
         vision_outputs.pooler_output = tuple(self.projector(video).flatten(0, 1) for video in windows)
@@ -310,6 +317,10 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
             attentions=outputs.attentions,
             video_hidden_states=video_features,
         )
+
+
+def _trains(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 class Seq2TimeForConditionalGeneration(TemporalAnswers, Seq2TimePreTrainedModel, GenerationMixin):
