@@ -76,7 +76,7 @@ def key_phrase(sentence: str, others: list[str]) -> str:
 
 
 def prefix(sentence: str) -> str:
-    return " ".join(sentence.split()[:PREFIX])
+    return " ".join(sentence.split()[:PREFIX]).rstrip(" ,;:")
 
 
 def attribute_of(sentence: str) -> tuple[str, str, str] | None:
@@ -163,7 +163,8 @@ def converse(turn: int, asked: tuple[list[str], str, list[str]]) -> tuple[int, l
     lines, question, options = asked
     right, wrong = turn % len(options), iter(options[1:])
     told = [options[0] if place == right else next(wrong) for place in range(len(options))]
-    lettered = [f"({letter}) {text}." for letter, text in zip("ABCDEF", told, strict=False)]
+    ended = [text if text.endswith("…") else f"{text}." for text in told]
+    lettered = [f"({letter}) {text}" for letter, text in zip("ABCDEF", ended, strict=False)]
     parts = [TEMPLATES["context"], "\n".join(f"{line}." for line in lines), question, "\n".join(lettered)]
     messages = [{"role": "user", "content": escape("\n\n".join([*parts, TEMPLATES["closing"]]))}]
     return right + 1, [*messages, {"role": "assistant", "content": escape(lettered[right])}]
