@@ -107,7 +107,7 @@ def test_a_batch_is_what_the_processor_gives_of_each_sample(sets, numbered, tiny
         assert batch["attention_mask"][place].tolist() == [1] * length + [0] * (batch["input_ids"].shape[1] - length)
         index = batch["video_picture_index"][place, :frames]
         assert torch.equal(batch["pixel_values_videos"][index], alone["pixel_values_videos"][0])
-        if preset == "timechat":
+        if preset != "video_llama":
             words = alone["video_time_input_ids"].shape[2]
             for name in ("video_time_input_ids", "video_time_attention_mask"):
                 assert torch.equal(batch[name][place, :frames, :words], alone[name][0])
@@ -116,7 +116,7 @@ def test_a_batch_is_what_the_processor_gives_of_each_sample(sets, numbered, tiny
             logits = model(**{name: value for name, value in alone.items() if name != "video_metadata"}).logits
         torch.testing.assert_close(together[place : place + 1, :length], logits, atol=2e-5, rtol=0)
     about = [collate.sets[one["set"]].records[one["row"]] for one in rows]
-    assert ("video_time_input_ids" in batch) == (preset == "timechat")
+    assert ("video_time_input_ids" in batch) == (preset != "video_llama")
     assert batch["about"]["samples"] == [{key: one[key] for key in ("id", "task", "source")} for one in about]
     assert batch["about"]["skipped"] == []
 

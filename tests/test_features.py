@@ -144,7 +144,11 @@ def test_frames_of_parts_are_those_that_a_decoder_gives(model, processor, tmp_pa
     cached = Samples(plain.records, plain.pool, plain.folders, *options)
     count = len(sequences)
     names = ("set", "pool", "copy", "source")
-    table = dict.fromkeys(names, [0] * count) | {"row": list(range(count)), "length": [1] * count}
+    table = (
+        dict.fromkeys(names, [0] * count)
+        | {"row": list(range(count))}
+        | dict.fromkeys(("length", "frames"), [1] * count)
+    )
     mixture = Mixture([cached], Dataset.from_dict(table), [])
     keep(mixture, model, processor, tmp_path / "features")
     for sequence in sequences:
