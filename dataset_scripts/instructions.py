@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from .fields import EmptyCaption, Malformed, get, kept, read_json, read_jsonl
+from .fields import EmptyCaption, Malformed, get, kept, read_jsonl
 from .items import DataError, Problems
-from .sources.reading import stored
+from .sources.reading import read_list, stored
 
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
@@ -25,13 +25,12 @@ class NotText(Malformed):
 def read_instructions(path: Path, problems: Problems) -> Iterator[list[dict]]:
     """The messages of each dialogue, in the file's order."""
     if path.suffix == ".parquet":
-        batches = pq.ParquetFile(path).iter_batches()
-        rows = ((f"{path.name}: row", row) for batch in batches for row in batch.to_pylist())
-        rows = ((f"{place} {number}", row) for number, (place, row) in enumerate(rows))
+        found = (row for batch in pq.ParquetFile(path).iter_batches() for row in batch.to_pylist())
+        rows = ((f"{path.name}: row {number}", row) for number, row in enumerate(found))
     elif path.suffix == ".jsonl":
         rows = read_jsonl(path, problems)
     elif path.suffix == ".json":
-        rows = ((f"{path.name}: row {number}", row) for number, row in enumerate(read_json(path, list)))
+        rows = read_list(path)
     else:
         raise DataError(f"{path}: expected a .json, .jsonl or .parquet file of dialogues")
     return kept(problems, _messages, rows)

@@ -66,18 +66,7 @@ class Ingredient:
         The usable items of a kind and split with their entries of the lock file, in the source's order. Captions are of
         items of any kind, whose media need not be there.
         """
-        if kind == "captions":
-            keys = set()
-            for item in self.source.read(problems):
-                if item.split != split or item.events or item.turns:
-                    continue
-                if item.key in keys:
-                    problems.add("duplicate id", item.place, f"{item.key!r} was there before")
-                else:
-                    keys.add(item.key)
-                    yield item, {"key": item.key, "media": item.names[0]}
-            return
-        if self.lock is None:
+        if self.lock is None or kind == "captions":
             yield from self._unchecked(kind, split, problems)
             return
         entries = lock_lines(self.lock)
@@ -92,22 +81,26 @@ class Ingredient:
             raise DataError(f"{self.lock}: {entry['key']!r} is no longer in the source; run the doctor again")
 
     def _unchecked(self, kind: str, split: str, problems: Problems) -> Iterator[tuple[Item, dict]]:
-        if kind != "pictures":
+        if kind not in ("pictures", "captions"):
             raise DataError(f"{self.source.name}: {kind} need a lock file, which knows their durations: run the doctor")
-        finder, keys = Finder(self.folder), set()
+        finder, keys = Finder(self.folder) if kind == "pictures" else None, set()  # captions need no files
         for item in self.source.read(problems):
-            if item.split != split or self.source.kind(item) != kind:
+            other = item.events or item.turns if kind == "captions" else self.source.kind(item) != kind
+            if item.split != split or other:
                 continue
-            found = locate(item, finder, problems)
-            if found is None:
-                continue
+            media = item.names[0]
+            if finder is not None:
+                found = locate(item, finder, problems)
+                if found is None:
+                    continue
+                media = found.media
             if not item.caption:
                 problems.add("empty caption", item.place, f"{item.key!r}: expected a caption, found none")
             elif hash(item.key) in keys:
                 problems.add("duplicate id", item.place, f"{item.key!r} was there before")
             else:
                 keys.add(hash(item.key))
-                yield item, {"key": item.key, "media": found.media}
+                yield item, {"key": item.key, "media": media}
 
 
 def ingredient(source: Source, folder: Path | None, args) -> Ingredient:

@@ -118,7 +118,7 @@ def order(rng: np.random.Generator, number: int, sentences: list[str]) -> tuple[
     return sentences, question, [joint.join(things[one] for one in way) for way in (right, *wrong)]
 
 
-def attribute(rng: np.random.Generator, number: int, sentence: str, others: list[str]):
+def attribute(rng: np.random.Generator, sentence: str, others: list[str]):
     """A caption, behind it the same with another value of an attribute, among others that don't tell of its noun."""
     kind, value, noun = attribute_of(sentence)
     values = [one for one in VALUES[kind] if one != value]
@@ -204,7 +204,7 @@ def _ask(task: str, rng: np.random.Generator, number: int, pool: Pool, work: Pat
                 if len(found) < count and noun not in words_of(other) and says(other) and other not in found.values():
                     found[one] = other
             if len(found) == count:
-                return [main, *found], attribute(rng, number, sentence, list(found.values()))
+                return [main, *found], attribute(rng, sentence, list(found.values()))
         raise DataError(
             f"text_attribute: {count} captions without the word {noun!r} are needed, {len(found)} were found"
         )

@@ -145,7 +145,7 @@ def test_a_wrong_line_would_be_seen(folder):
                 fooled += f"({solve(turned)})" == answer[:3]
             except (AssertionError, StopIteration):
                 continue
-    assert fooled <= 14 + 6, "those about the middle stay"
+    assert fooled == 14, "those about the middle stay: of 20 and 20, 7 each"
 
 
 def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
@@ -156,9 +156,9 @@ def test_the_same_seed_gives_the_same_bytes(folder, tmp_path):
         files = sorted(place.glob("text_*/*.parquet"))
         return {file.parent.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
-    assert digests(tmp_path / "again").keys() == digests(folder).keys() == set(CHOICE_TASKS)
-    rows = [load_dataset(str(place), "text_order", split="train").to_list() for place in (folder, tmp_path / "again")]
-    assert rows[0] == rows[1] != load_dataset(str(tmp_path / "other"), "text_order", split="train").to_list()
+    first, again, other = (digests(place) for place in (folder, tmp_path / "again", tmp_path / "other"))
+    assert first == again and first.keys() == other.keys() == set(CHOICE_TASKS)
+    assert not any(first[task] == other[task] for task in CHOICE_TASKS)
 
 
 def test_captions_alone_will_do(tmp_path, capsys):
@@ -173,7 +173,7 @@ def test_captions_alone_will_do(tmp_path, capsys):
     source.mkdir()
     (source / "metadata.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     textual_temporal.main(["--source", f"folder={source}", "--num-instances", "40", "--output", str(tmp_path / "out")])
-    assert "40" not in capsys.readouterr().err
+    assert "skipped" not in capsys.readouterr().err
     question = load_dataset(str(tmp_path / "out"), "text_referring", split="train")[0]["messages"][0]["content"]
     assert "steps away" in question and "It is old" not in question, "first sentences"
 
@@ -286,6 +286,16 @@ def test_two_processes_train_text_and_videos_as_one(folder, sets, tiny_folder, t
     assert_same(together("ddp", file, tmp_path / "two"), alone(file, tmp_path / "one"))
 
 
+@pytest.mark.slow
+def test_a_split_model_has_no_text_beside_videos(folder, sets, tiny_folder, tmp_path):  # noqa: F811
+    """A process without a picture would not take part, and the others would wait for it."""
+    data = [{"path": str(folder), "config": ["text_grounding"]}, {"path": str(sets), "config": ["grounding"]}]
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump({"model": str(tiny_folder("timechat", **TINY)), "data": data, **SETTINGS}))
+    with pytest.raises(RuntimeError, match="text and videos can't be mixed where .* splits the model; use ddp.yaml"):
+        together("fsdp2", file, tmp_path / "two")
+
+
 def test_text_is_in_the_plan(folder, recipe, capsys):  # noqa: F811
     """Without frames the parts that see cost nothing."""
     sft.main([recipe(data=[{"path": str(folder), "config": ["text_order"]}], trained_parts=[]), "--plan"])
@@ -308,5 +318,5 @@ def test_parts_of_captions():
     assert first_sentence("Mr. Smith stands. He waits.") == "Mr. Smith stands"
     assert first_sentence("A dog runs!") == "A dog runs" and first_sentence("...") == ""
     rng = np.random.default_rng(0)
-    seen = {tuple(line for line in attribute(rng, 0, "A red circle", ["x"] * 2)[0] if line != "x") for _ in range(40)}
+    seen = {tuple(line for line in attribute(rng, "A red circle", ["x"] * 2)[0] if line != "x") for _ in range(40)}
     assert ("A red circle", "An orange circle") in seen and ("An orange circle", "A red circle") in seen, "either first"

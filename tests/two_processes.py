@@ -23,8 +23,8 @@ from train import sft
 
 def train(arguments: list[str], environment: dict[str, str], log: Path):
     """
-    Raises with what the processes wrote if one of them fails. If one dies of a signal, as gloo's threads now and then
-    corrupt the heap of a process whose model is split over CPUs, both are started once more, with a warning.
+    Raises with what the processes wrote if one of them fails. If one dies of a signal, both are started once more, with
+    a warning: a process whose model is split over CPUs was seen to die of a corrupt heap, probably by gloo's threads.
     """
     codes, told = _together(arguments, environment, log)
     if any(code < 0 for code in codes):

@@ -153,7 +153,7 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
             num_tokens += own_length if self.config.time_text_padding == "video" else ids.shape[-1]
 
         # Checkpointing hooks every embedding to require gradients, also where nothing trains.
-        trains = _trains(self.vision_tower) or _trains(self.image_qformer)
+        trains = not self.config.freeze_vision or _trains(self.image_qformer)
         with nullcontext() if trains else torch.no_grad():
             frame_tokens = self.image_qformer(patches if index is None else patches[index], **time)
         if ragged:
