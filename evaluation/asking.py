@@ -11,7 +11,8 @@ from transformers.utils import logging
 
 from dataset_scripts.items import Item
 from dataset_scripts.media import Finder, Found
-from modeling_seq2time import Answer, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
+from modeling_seq2time import Answer
+from modeling_seq2time.native_video import load
 from modeling_seq2time.video_decoding import VideoDecodingError
 
 from .answer_log import AnswerLog
@@ -29,10 +30,7 @@ class Asker:
     def __init__(self, args, folder: Path, settings: dict, device: torch.device):
         logging.disable_progress_bar()
         self.args, self.prompts, self.num_frames = args, settings["prompts"], settings["num_frames"]
-        self.model = Seq2TimeForConditionalGeneration.from_pretrained(
-            folder, dtype=args.dtype, device_map={"": args.device or device}
-        ).eval()
-        self.processor = Seq2TimeProcessor.from_pretrained(folder)
+        self.model, self.processor = load(folder, dtype=args.dtype, device_map={"": args.device or device})
 
     def watch(self, part):
         return self.model.watch(

@@ -16,7 +16,8 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from modeling_seq2time import Answer, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
+from modeling_seq2time import Answer
+from modeling_seq2time.native_video import load
 from modeling_seq2time.time_notation import Notation
 
 from .run_settings import PROMPTS, as_phrase, read_prompts
@@ -115,8 +116,7 @@ class Seq2TimeForLmmsEval(lmms):
         alone = device if self._world_size == 1 else None
         self.device = torch.device(alone or self.accelerator.device)
         place = {"": self.device}
-        self.model = Seq2TimeForConditionalGeneration.from_pretrained(pretrained, dtype=dtype, device_map=place).eval()
-        self.processor = Seq2TimeProcessor.from_pretrained(pretrained)
+        self.model, self.processor = load(pretrained, dtype=dtype, device_map=place)
         self.batch_size, self.constrain, self.own_question = int(batch_size), constrain, own_question
         self.wording = read_prompts(PROMPTS)["tvg"] if own_question else "{query}"
         self.video_kwargs = _given(num_frames=num_frames, decoder=decoder)

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 from dataset_scripts.items import DataError
 from dataset_scripts.sources import Source
-from modeling_seq2time import Seq2TimeConfig
+from modeling_seq2time.native_video import NativeProcessor, is_native
 
 from .tables import TITLES
 
@@ -57,8 +57,10 @@ def read_settings(args, source: Source, folder: Path) -> dict:
         config, _ = PreTrainedConfig.get_config_dict(folder)
     except (OSError, ValueError) as error:
         raise DataError(f"{args.model}: expected a model: {str(error).strip().splitlines()[0]}") from error
-    if config.get("model_type") != Seq2TimeConfig.model_type:
-        raise DataError(f"{args.model}: expected a model of type 'seq2time', found {config.get('model_type')!r}")
+    try:
+        told = NativeProcessor.from_pretrained(folder).settings if is_native(folder) else config
+    except ValueError as error:
+        raise DataError(str(error)) from error
     return {
         "version": VERSION,
         "benchmark": args.benchmark,
@@ -66,10 +68,10 @@ def read_settings(args, source: Source, folder: Path) -> dict:
         "annotations": source.annotations,
         "model": args.name,
         "revision": None if Path(args.model).is_dir() else folder.name,
-        "notation": config.get("time_notation"),
+        "notation": told.get("time_notation"),
         "constrained": not args.free,
         "prompts": read_prompts(args.prompts),
-        "num_frames": args.num_frames or config.get("num_frames"),
+        "num_frames": args.num_frames or told.get("num_frames"),
         "window": args.window,
         "max_new_tokens": args.max_new_tokens,
         "search_steps": None if args.free else args.search_steps,

@@ -17,7 +17,9 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from . import Answer, Moment, Seq2TimeConfig, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
+from . import Answer, Moment, Seq2TimeProcessor, native_video
+from .native_video import NativeProcessor
+from .temporal_answers import TemporalAnswers
 from .video_decoding import READERS
 
 
@@ -70,21 +72,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def load(args) -> tuple[Seq2TimeForConditionalGeneration, Seq2TimeProcessor]:
+def load(args) -> tuple[TemporalAnswers, Seq2TimeProcessor | NativeProcessor]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        config, _ = PreTrainedConfig.get_config_dict(args.model)
+        PreTrainedConfig.get_config_dict(args.model)
     except (OSError, ValueError) as error:
         raise OSError(
             f"{args.model}: expected a model's folder or a repository that can be reached, found neither: "
             f"{_one_line(error)}"
         ) from error
-    if config.get("model_type") != Seq2TimeConfig.model_type:
-        raise ValueError(f"{args.model}: expected a model of type 'seq2time', found {config.get('model_type')!r}")
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = Seq2TimeForConditionalGeneration.from_pretrained(args.model).eval().to(device)
-    return model, Seq2TimeProcessor.from_pretrained(args.model)
+    return native_video.load(args.model, device_map={"": device})
 
 
 def ask(args, model, processor, video: str) -> Answer:

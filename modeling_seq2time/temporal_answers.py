@@ -316,7 +316,7 @@ class TemporalAnswers:
                 seen, moments = job.window, one
                 one.length, one.unit = seen.whole, seen.metadata.unit
                 if seen.length is not None:
-                    near[seen.place] = seen.length / self.config.num_frames
+                    near[seen.place] = seen.length / processor.video_processor.num_frames
                     moments = [moment.moved(seen.offset, seen.whole) for moment in one]
                 answers[seen.place][job.number].append(one.of(moments))
         return [[_merged(one, gap) for one in own] for own, gap in zip(answers, near, strict=True)]
@@ -339,12 +339,20 @@ class TemporalAnswers:
             name = f"video {place + 1} of {len(videos)}"
             for frames, known, offset, whole in tqdm(pieces, name, count, unit="window", disable=not progress):
                 given = dict(kwargs) if known is None else {"video_metadata": [known], "do_sample_frames": False}
-                inputs, _ = processor._process_videos([frames], **given, return_tensors="pt")
-                metadata = inputs.pop("video_metadata")[0]
-                inputs = {name: torch.as_tensor(value).to(self.device) for name, value in inputs.items()}
-                inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.dtype)
-                features = self.get_video_features(**inputs, return_dict=True).pooler_output[0]
+                metadata, features = self._encode(processor, frames, **given)
                 yield _Window(place, metadata, features, offset, whole or metadata.length, window)
+
+    def _encode(self, processor, frames, **video_kwargs) -> tuple:
+        """A video's metadata, and all that the language model is ever given of it."""
+        inputs, _ = processor._process_videos([frames], **video_kwargs, return_tensors="pt")
+        metadata = inputs.pop("video_metadata")[0]
+        inputs = {name: torch.as_tensor(value).to(self.device) for name, value in inputs.items()}
+        inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(self.dtype)
+        return metadata, self.get_video_features(**inputs, return_dict=True).pooler_output[0]
+
+    def _video_inputs(self, input_ids: torch.Tensor, features: list) -> dict:
+        """What `forward` is given of the videos in these prompts; with `position_ids` where places aren't counted."""
+        return {"mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=tuple(features))}}
 
     def _writer(self, processor, read, of_state, generate_kwargs: dict) -> Callable[[list[_Job]], Iterator[Answer]]:
         """Lets `generate` write the answers; held to their form if `of_state` can read it, else free."""
@@ -355,7 +363,6 @@ class TemporalAnswers:
             inputs = processor.tokenizer(
                 [job.prompt for job in jobs], padding=True, padding_side="left", return_tensors="pt"
             ).to(self.device)
-            outputs = BaseModelOutputWithPooling(pooler_output=tuple(job.window.features for job in jobs))
             settings = dict(generate_kwargs)
             if of_state:
                 held = TimeLogitsProcessor([job.form for job in jobs], settings.get("max_new_tokens"))
@@ -363,7 +370,7 @@ class TemporalAnswers:
             sequences = self.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
-                mm_encoder_outputs={"video": outputs},
+                **self._video_inputs(inputs["input_ids"], [job.window.features for job in jobs]),
                 **settings,
             )
             if len(sequences) != len(jobs):
@@ -445,39 +452,50 @@ def _common_prefix(prompts: list[list[int]], video_token_id: int) -> int:
 
 def _prompt_scores(model, features: torch.Tensor, prompts: list[list[int]], shared: int) -> Iterator[Callable]:
     """For each prompt a function from answers begun to the scores of their next tokens; what is shared runs once."""
-    video = {"video": BaseModelOutputWithPooling(pooler_output=(features,))}
 
-    def run(tokens: list[int], cache, **inputs):
+    def run(tokens: list[int], cache, places: torch.Tensor, **inputs):
+        past = cache.get_seq_length() if cache else 0
         ids = torch.tensor([tokens], device=model.device)
-        mask = torch.ones(1, len(tokens) + (cache.get_seq_length() if cache else 0), device=model.device).long()
-        return model.model(
-            input_ids=ids, attention_mask=mask, cache=cache, use_cache=True, return_dict=True, **inputs
+        mask = torch.ones(1, past + len(tokens), device=model.device).long()
+        places = places[..., past : past + len(tokens)]
+        return model.base_model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=places,
+            cache=cache,
+            use_cache=True,
+            return_dict=True,
+            **inputs,
         ).cache
 
-    common = run(prompts[0][:shared], None, mm_encoder_outputs=video) if shared else None
+    common = None
     for prompt in prompts:
-        cache = copy.deepcopy(common)
-        inputs = {} if shared else {"mm_encoder_outputs": video}
-        cache = run(prompt[shared:], cache, **inputs)
+        ids = torch.tensor([prompt], device=model.device)
+        inputs = model._video_inputs(ids, [features])
+        places = inputs.pop("position_ids", torch.arange(len(prompt), device=model.device)[None])
+        if shared and common is None:
+            common = run(prompt[:shared], None, places, **inputs)
+        cache = run(prompt[shared:], copy.deepcopy(common), places, **({} if shared else inputs))
         if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
             found = model.config.text_config.model_type
             raise ValueError(f"a search needs attention in every layer, which {found} has not: use constrain=False")
 
-        def next_scores(answers: list[tuple[int, ...]], cache=cache) -> torch.Tensor:
+        def next_scores(answers: list[tuple[int, ...]], cache=cache, last=places[..., -1:]) -> torch.Tensor:
             past, longest = cache.get_seq_length(), max(map(len, answers))
             rows = copy.deepcopy(cache)
             rows.batch_repeat_interleave(len(answers))
             ids = torch.tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers], device=model.device)
             sizes = torch.tensor([len(answer) for answer in answers], device=model.device)
-            places = torch.arange(past + longest, device=model.device)
-            hidden = model.model(
+            following = last + 1 + torch.arange(longest, device=model.device)
+            hidden = model.base_model(
                 input_ids=ids,
-                attention_mask=(places < past + sizes[:, None]).long(),
-                position_ids=places[None, past:].expand(len(answers), -1),
+                attention_mask=(torch.arange(past + longest, device=model.device) < past + sizes[:, None]).long(),
+                position_ids=following.repeat_interleave(len(answers), dim=-2),
                 cache=rows,
                 use_cache=True,
                 return_dict=True,
             ).last_hidden_state
-            return model.lm_head(hidden[torch.arange(len(answers), device=model.device), sizes - 1]).float()
+            ends = hidden[torch.arange(len(answers), device=model.device), sizes - 1]
+            return model.get_output_embeddings()(ends).float()
 
         yield next_scores

@@ -27,7 +27,7 @@ def test_a_repositorys_model_is_fetched(tiny_folder, tmp_path, monkeypatch):
     settings = read_settings(args, source, tiny_folder())
     assert settings["revision"] == tiny_folder().name and settings["model"] == "n"
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(DataError, match="expected a model of type 'seq2time', found 'llama'"):
+    with pytest.raises(DataError, match="expected 'seq2time' or another video language model, found 'llama'"):
         read_settings(args, source, tmp_path)
 
 
