@@ -20,7 +20,7 @@ from .video_processing_seq2time import Seq2TimeVideoMetadata, Seq2TimeVideoProce
 SETTINGS = "seq2time"  # the key, in what the model's own video processor saves, of what this module must know
 SIDE = 224  # of frames, where a model takes any size
 TICKS = 1000  # a second: as many as its frames' times are told apart by
-TEXT = "\ue000"  # what no text has, to see what a chat template writes around it
+TEXT, VIDEO = "\ue000", "\ue001"  # no text has these: one stands for an answer, one ends what a video is written as
 
 
 def is_native(folder) -> bool:
@@ -76,17 +76,11 @@ class NativeProcessor:
         tokenizer.add_special_tokens({"extra_special_tokens": [self.video_token]}, replace_extra_special_tokens=False)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-
-        bare = self._written([_turn("user", TEXT)])
-        before, _, after = bare.partition(TEXT)
-        whole = self._written([_turn("user", TEXT, video=True)])
-        self.markup = whole.removeprefix(before).removesuffix(TEXT + after)  # how the template shows a video
-        answered = self._written([_turn("user", "?"), _turn("assistant", TEXT)])
+        answered = self._written([{"role": "user", "content": VIDEO}, {"role": "assistant", "content": TEXT}])
         self.answer_end = answered.rpartition(TEXT)[2].rstrip()
-        if self.markup.count(self.video_token) != 1 or not self.answer_end.startswith(tokenizer.eos_token):
+        if not self.answer_end.startswith(tokenizer.eos_token):
             raise ValueError(
-                f"chat template: expected one {self.video_token} for a video, and {tokenizer.eos_token} behind an "
-                f"answer, found {whole!r:.120} and {self.answer_end!r:.40}"
+                f"chat template: expected {tokenizer.eos_token} behind an answer, found {self.answer_end!r:.40}"
             )
 
     @classmethod
@@ -134,7 +128,7 @@ class NativeProcessor:
         times = [notation.encode(position, length, unit) for position in metadata.positions]
         sentence = notation.sequence_template[unit].format(count=len(times), times=", ".join(times))
         inputs = self._grid(len(times)) | {"video_metadata": [as_native(metadata)]}
-        return self.markup.replace(self.video_token, self.native.replace_video_token(inputs, 0)) + sentence
+        return self.native.replace_video_token(inputs, 0) + VIDEO + sentence
 
     def _grid(self, count: int) -> dict:
         """What the model's own processor must know of so many frames to say how many tokens they become."""
@@ -146,7 +140,20 @@ class NativeProcessor:
         return self._grids[count]
 
     def _written(self, chat: list[dict], answer: bool = False) -> str:
-        return self.native.apply_chat_template(chat, tokenize=False, add_generation_prompt=answer)
+        """A conversation, about one video or none, as the model's own template writes it; up to an answer, if asked."""
+        turns, videos = [], []
+        for message in chat:
+            video, *_, text = message["content"].rpartition(VIDEO)
+            own = [video] if VIDEO in message["content"] else []
+            parts = [{"type": "video"} for _ in own] + [{"type": "text", "text": text}]
+            turns.append({"role": message["role"], "content": parts})
+            videos += own
+        written = self.native.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer)
+        if written.count(self.video_token) != len(videos):
+            raise ValueError(
+                f"chat template: expected {self.video_token} for {len(videos)} videos, found {written!r:.120}"
+            )
+        return written.replace(self.video_token, "".join(videos))
 
     def conversation(self, chat: list[dict]) -> tuple[str, list[tuple[int, int]]]:
         """
@@ -157,14 +164,14 @@ class NativeProcessor:
         text, answers, before = "", [], []
         for message in chat:
             if message["role"] == "user":
-                before.append(_turn("user", message["content"]))
+                before.append(message)
                 asked = self._written(before, answer=True)
                 text += asked.rpartition(TEXT)[2] if answers else asked
                 continue
             begin = len(text)
             text += message["content"]
             answers.append((begin, len(text) + len(self.answer_end)))
-            before.append(_turn("assistant", TEXT))
+            before.append({"role": "assistant", "content": TEXT})
         return text + self.answer_end, answers
 
     def ask(self, questions: list[str], videos_metadata: list[Seq2TimeVideoMetadata]) -> tuple[list[str], str]:
@@ -174,12 +181,8 @@ class NativeProcessor:
             if self.video_token in question:
                 raise ValueError(f"a question can't hold the video's placeholder {self.video_token}: {question!r}")
             text = self._video_text(metadata) + render(question, self.notation)
-            prompts.append(self._written([_turn("user", text)], answer=True))
+            prompts.append(self._written([{"role": "user", "content": text}], answer=True))
         return prompts, ""
-
-
-def _turn(role: str, text: str, video: bool = False) -> dict:
-    return {"role": role, "content": [{"type": "video"}] * video + [{"type": "text", "text": text}]}
 
 
 def as_native(metadata: Seq2TimeVideoMetadata) -> VideoMetadata:
@@ -187,9 +190,10 @@ def as_native(metadata: Seq2TimeVideoMetadata) -> VideoMetadata:
     What transformers' processors write times from: frames by their number at a steady rate. Ours have times of their
     own, which are told as numbers of a clock's ticks. An image sequence shows picture 1 at second 1, and so on.
     """
-    seconds, ticks = metadata.timestamps, TICKS
     if metadata.times is None:
         seconds, ticks = [int(index) + 1 for index in metadata.frames_indices], 1
+    else:
+        seconds, ticks = metadata.times, TICKS
     return VideoMetadata(
         total_num_frames=max(round(metadata.length * ticks), 1),
         fps=ticks,

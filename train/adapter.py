@@ -24,13 +24,14 @@ from peft import (
 )
 from peft.utils import load_peft_weights
 from torch import nn
-from transformers import BitsAndBytesConfig
+from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from dataset_scripts.command import run
 from dataset_scripts.files import remove_parts, replacing
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeConfig, Seq2TimeForConditionalGeneration, Seq2TimeProcessor
+from modeling_seq2time.native_video import NativeProcessor, is_native
 from modeling_seq2time.time_notation import get_notation
 
 from .recipe import Recipe
@@ -104,15 +105,16 @@ def prepare_base(recipe: Recipe, output: Path) -> Path:
     return ours
 
 
-def load_weights(folder: Path, **options) -> Seq2TimeForConditionalGeneration:
+def load_weights(folder: Path, **options) -> PreTrainedModel:
     """The model of a folder without the adapter that may lie beside its weights, which transformers would load, too."""
+    kind = AutoModelForImageTextToText if is_native(folder) else Seq2TimeForConditionalGeneration
     if not is_adapter(folder):
-        return Seq2TimeForConditionalGeneration.from_pretrained(folder, **options)
+        return kind.from_pretrained(folder, **options)
     with TemporaryDirectory() as plain:
         for file in folder.iterdir():
             if not file.name.startswith("adapter_"):
                 (Path(plain) / file.name).symlink_to(file.resolve())
-        model = Seq2TimeForConditionalGeneration.from_pretrained(plain, **options)
+        model = kind.from_pretrained(plain, **options)
     model.name_or_path = str(folder)  # which PEFT notes as the adapter's base
     return model
 
@@ -164,7 +166,12 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
             base_model.config.validate_time()
         except ValueError as error:
             raise DataError(f"num_frames: {error}") from error
-    config = lora_config(recipe, base_model)
+    return adapted(recipe, base, base_model, lora_config(recipe, base_model)), processor
+
+
+def adapted(recipe: Recipe, base: Path, base_model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """A model with an adapter of what trains; where the recipe starts from an adapter, with its weights."""
+    start = folder_of(recipe.model)
     if base == base_of(start):  # as it was named, not where the Hub's copy of it lies on this machine
         name = recipe.model if base == start else base_name(start)
         base_model.name_or_path, _, revision = name.partition("@")
@@ -176,7 +183,7 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):  # PEFT's wrapper of the token rows; TRL's loss asks for its bias
         head.register_parameter("bias", None)
-    return model, processor
+    return model
 
 
 def keep_exact(model: nn.Module):
@@ -206,13 +213,13 @@ def restore(model: PeftModel, folder: Path):
     set_peft_model_state_dict(model, known | found)
 
 
-def parameter_table(model: nn.Module) -> list[tuple[str, int, int]]:
+def parameter_table(model: nn.Module, parts: dict[str, str] = PARTS) -> list[tuple[str, int, int]]:
     """Part, parameters, and how many of them train."""
-    counts = {part: [0, 0] for part in PARTS}
+    counts = {part: [0, 0] for part in parts}
     for name, parameter in model.named_parameters():
         if ".original_module." in name:  # PEFT's untouched copy of what trains in full
             continue
-        part = next(part for part, piece in PARTS.items() if piece in name)
+        part = next(part for part, piece in parts.items() if piece in name)
         counts[part][0] += size(parameter)
         counts[part][1] += size(parameter) * parameter.requires_grad
     return [(part, *numbers) for part, numbers in counts.items() if part != "aggregator" or any(numbers)]
@@ -225,8 +232,8 @@ def size(parameter: nn.Parameter) -> int:
     return parameter.quant_state.shape.numel() if hasattr(parameter, "quant_state") else parameter.numel()
 
 
-def parameter_report(model: nn.Module) -> str:
-    rows = parameter_table(model)
+def parameter_report(model: nn.Module, parts: dict[str, str] = PARTS) -> str:
+    rows = parameter_table(model, parts)
     total = ("together", sum(row[1] for row in rows), sum(row[2] for row in rows))
     lines = [f"{part:<16} {all_of_them:>15,} {trained:>13,}" for part, all_of_them, trained in [*rows, total]]
     return "\n".join([f"{'part':<16} {'parameters':>15} {'trained':>13}", *lines])
@@ -243,8 +250,11 @@ def merge(folder: Path, output: Path, dtype: str = "auto"):
     if hasattr(base.config, "quantization_config"):
         raise DataError(f"{base_of(folder)}: expected weights of full precision to merge with, found quantized ones")
     merged = PeftModel.from_pretrained(base, folder).merge_and_unload()
-    processor = Seq2TimeProcessor.from_pretrained(folder)
-    merged.config.num_frames = processor.video_processor.num_frames
+    if is_native(base_of(folder)):
+        processor = NativeProcessor.from_pretrained(folder)
+    else:
+        processor = Seq2TimeProcessor.from_pretrained(folder)
+        merged.config.num_frames = processor.video_processor.num_frames
     with replacing(output) as part:
         merged.save_pretrained(part)
         processor.save_pretrained(part)

@@ -171,10 +171,16 @@ class Collator:
             "labels": padded([one.labels for one in seen], IGNORED),
         }
         watched = [one for one in seen if one.pictures]
-        if watched:
-            batch["video_patches" if self.patches else "pixel_values_videos"] = torch.cat(pictures.pixels)
-            batch["video_picture_index"] = padded([one.pictures for one in watched], -1)
-        if watched and self.processor.qformer_reads_time:
+        return batch | self.videos(watched, torch.cat(pictures.pixels)) if watched else batch
+
+    def videos(self, watched: list[Seen], pixels: torch.Tensor) -> dict:
+        """What the model is given of the samples that show something, out of the pictures of the batch."""
+        places = [torch.tensor(one.pictures) for one in watched]
+        batch = {
+            "video_patches" if self.patches else "pixel_values_videos": pixels,
+            "video_picture_index": pad_sequence(places, batch_first=True, padding_value=-1),
+        }
+        if self.processor.qformer_reads_time:
             time = self.processor._time_inputs([one.metadata for one in watched])
             batch |= {name: torch.tensor(value) for name, value in time.items()}
         return batch

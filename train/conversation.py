@@ -4,6 +4,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeProcessor
+from modeling_seq2time.native_video import NativeProcessor
 from modeling_seq2time.time_notation import render
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 
@@ -31,13 +32,16 @@ def as_chat(processor: Seq2TimeProcessor, messages: list[dict], metadata: Seq2Ti
 
 def encode(processor: Seq2TimeProcessor, chats: list[list[dict]]) -> list[tuple[list[int], list[int]]]:
     """Token ids and labels of conversations. Only answers have labels, as the template says."""
-    texts, answers = render_jinja_template(
-        chats,
-        chat_template=processor.chat_template,
-        return_assistant_tokens_mask=True,
-        **processor.tokenizer.special_tokens_map,
-    )
-    encoded = processor.tokenizer(texts, return_offsets_mapping=True)
+    if isinstance(processor, NativeProcessor):
+        texts, answers = zip(*map(processor.conversation, chats), strict=True)
+    else:
+        texts, answers = render_jinja_template(
+            chats,
+            chat_template=processor.chat_template,
+            return_assistant_tokens_mask=True,
+            **processor.tokenizer.special_tokens_map,
+        )
+    encoded = processor.tokenizer(list(texts), return_offsets_mapping=True)
     rows = []
     for ids, offsets, spans in zip(encoded["input_ids"], encoded["offset_mapping"], answers, strict=True):
         labels = [IGNORED] * len(ids)

@@ -78,9 +78,10 @@ class Recipe:
         model: folder or Hub repository of a model, or of an adapter that was trained before and is trained on.
         data: the mixture.
         prepare: commands of this repository that make what isn't there: `path: module and its arguments`.
-        preset: the architecture that `--plan` assumes while the model isn't there.
+        preset: the architecture that `--plan` assumes while the model isn't there; `native` if it is none of ours.
         time_notation, time_notation_options: how times are written; the model's own if not given.
         num_frames: of a clip sequence or video; the model's own if not given.
+        frame_size: side in pixels of the frames of a model that isn't of this package; its own, or 224, if not given.
         sampling: frames of videos: `random` within equal intervals, or `uniform`.
         crop: whether each video has one random crop, as TimeChat trains.
         share_videos: whether rows about one video come together, with the same frames and crop: faster, less varied.
@@ -106,6 +107,7 @@ class Recipe:
     time_notation: str | None = None
     time_notation_options: dict | None = None
     num_frames: int | None = None
+    frame_size: int | None = None
     sampling: Literal["random", "uniform"] = "random"
     crop: bool = True
     crop_images: bool = False

@@ -26,13 +26,15 @@ from trl import SFTConfig
 
 from dataset_scripts.command import run
 from dataset_scripts.items import DataError
+from modeling_seq2time.native_video import NativeProcessor
 
-from .adapter import load_for_training, parameter_report, prepare_base
+from . import adapter, card, native
 from .bill import bill
-from .card import describe, describe_model, publish, write_card
+from .card import describe, publish, write_card
 from .collator import Collator
 from .features import fingerprint, keep_features, patches_of
 from .mixture import Mixture
+from .native import NativeCollator
 from .plan import SHARDINGS
 from .recipe import Recipe, as_run, claim, read_recipe
 from .sharding import split_by, unsplit
@@ -81,9 +83,10 @@ def prepare(recipe: Recipe):
 def load(recipe: Recipe, args: SFTConfig, state: PartialState):
     """Model, processor, mixture and what is told about them; the first process makes what the others then find."""
     with state.main_process_first(), unsplit(args):
-        base = prepare_base(recipe, Path(args.output_dir))
+        kind = native if native.is_native(recipe) else adapter
+        base = kind.prepare_base(recipe, Path(args.output_dir))
     set_seed(args.seed)  # LoRA starts at random
-    model, processor = load_for_training(recipe, base, state.device)
+    model, processor = kind.load_for_training(recipe, base, state.device)
     with state.main_process_first():
         mixture = Mixture.load(
             recipe.data,
@@ -114,7 +117,7 @@ def load(recipe: Recipe, args: SFTConfig, state: PartialState):
         weights = gather_object([fingerprint(tower)])[0]  # FSDP loads them in the first process alone
         with state.main_process_first():
             keep_features(fitting, tower, weights, processor, folder, recipe.on_problem, state.device)
-    reports = [parameter_report(model), fitting.report()]
+    reports = [kind.parameter_report(model), fitting.report()]
     if left := len(fitting.rows) % size:
         reports.append(f"left out, drawn anew in each epoch, as they don't fill an update of {size}: {left:,}")
     if long:
@@ -128,6 +131,7 @@ def main(arguments: list[str] | None = None):
     options = parse_arguments(arguments)
     recipe, settings = read_recipe(options.recipe, options.overrides)
     if options.plan:
+        native.refuse_plan(recipe)
         print(bill(recipe, settings, options))
         return
     with at_fault(options.recipe):
@@ -148,6 +152,7 @@ def main(arguments: list[str] | None = None):
     with at_fault(options.recipe):
         model, processor, mixture, reports = load(recipe, args, state)
         held_out = HeldOutQuestions(recipe.held_out, processor) if recipe.held_out else None
+    is_native = isinstance(processor, NativeProcessor)
     texts = mixture.column("frames")[mixture.column("length") > 0] == 0
     if texts.any():  # a batch of text alone reaches none of the parts that see
         if not texts.all() and split_by(args):
@@ -159,7 +164,7 @@ def main(arguments: list[str] | None = None):
         model=model,
         args=args,
         mixture=mixture,
-        data_collator=Collator(
+        data_collator=(NativeCollator if is_native else Collator)(
             processor,
             mixture.sets,
             args.seed,
@@ -171,7 +176,7 @@ def main(arguments: list[str] | None = None):
             recipe.on_long,
             patches_of(model.config) if recipe.feature_cache else None,
         ),
-        processing_class=processor,
+        processing_class=processor.native if is_native else processor,
         max_loss=recipe.max_loss,
         held_out=held_out,
     )
@@ -187,7 +192,7 @@ def main(arguments: list[str] | None = None):
         if skipped:
             reports.append(f"left out, as they couldn't be read: {skipped:,}")
         description = describe(noted, trainer.state, reports, seconds, state.num_processes)
-        about = describe_model(model.config, processor.time_notation, recipe.model)
+        about = (native if is_native else card).describe_model(model.config, processor.time_notation, recipe.model)
         finish(Path(args.output_dir), about, description, skipped)
         if options.push_to_hub:
             publish(Path(args.output_dir), options.push_to_hub, about, description, args.hub_private_repo)

@@ -10,6 +10,7 @@ from dataset_scripts.items import DataError
 from dataset_scripts.samples import Samples
 from evaluation.grounding import score
 from modeling_seq2time import Seq2TimeForConditionalGeneration, Seq2TimeProcessor
+from modeling_seq2time.native_video import NativeProcessor, NativeVideoModel
 from modeling_seq2time.time_notation import marks
 
 from .recipe import HeldOut
@@ -44,6 +45,8 @@ class HeldOutQuestions:
     def ask(self, model: Seq2TimeForConditionalGeneration) -> tuple[dict, str]:
         """Figures, and a line about the first question."""
         model.eval()
+        if isinstance(self.processor, NativeProcessor):
+            model = NativeVideoModel(model)
         asked = []
         for number, sample in self.samples.items():
             question, length = sample["messages"][0]["content"], sample["metadata"]["duration"]
