@@ -82,6 +82,8 @@ def prepare_base(recipe: Recipe, output: Path) -> Path:
     The folder of the frozen weights. They must know the recipe's notation, so that an adapter of them loads by
     itself: where they don't, a copy that does is written to `output/base`.
     """
+    if recipe.frame_size is not None:
+        raise DataError(f"frame_size: expected none for a model of this package, found {recipe.frame_size}")
     start = folder_of(recipe.model)
     folder, ours = base_of(start), output / "base"
     if recipe.time_notation is None:
