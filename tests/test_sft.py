@@ -361,8 +361,9 @@ def test_low_precision_needs_autocast(recipe):
         sft.main([recipe(dtype="bfloat16")])
 
 
-def test_bfloat16_with_checkpointing_trains(recipe, tmp_path):
-    sft.main([recipe(dtype="bfloat16", bf16=True, activation_checkpointing=True, max_steps=3)])
+def test_bfloat16_with_checkpointing_trains_and_is_asked(recipe, sets, tmp_path):
+    held_out = {"path": str(sets), "config": "video_grounding", "count": 2, "steps": 2}
+    sft.main([recipe(dtype="bfloat16", bf16=True, activation_checkpointing=True, max_steps=3, held_out=held_out)])
     assert len(history(tmp_path / "run")) == 3
     assert all(
         value.dtype == torch.float32 for value in load_file(tmp_path / "run" / "adapter_model.safetensors").values()

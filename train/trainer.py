@@ -174,7 +174,7 @@ class SequenceTrainer(SFTTrainer):
         if self.held_out and step % self.held_out.steps == 0 and self._asked != step:
             self._asked, self.control.should_log, began = step, True, time.perf_counter()
             base = self.accelerator.unwrap_model(model).get_base_model()
-            with self.compute_loss_context_manager():  # what trains is kept in another dtype
+            with self.accelerator.autocast():  # what trains is kept in another dtype
                 figures, line = self.held_out.ask(base)
             self._noted = figures
             if self.is_world_process_zero():
