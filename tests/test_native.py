@@ -386,15 +386,17 @@ def test_long_videos_in_windows(asked, video):
 
 
 @every_model
-def test_a_batch_shows_each_sample_its_own_frames(asked, tmp_path, name):
+def test_a_batch_shows_each_sample_its_own_frames(asked, film, tmp_path, name):
     """Numbered frames of two videos, and what the collator hands on of them."""
     _, processor = asked(name)
     samples = numbered_samples(tmp_path, [40, 24], size=(SIDES[name],) * 2)
-    mixture = Mixture([samples], None, [])
     collator = NativeCollator(processor, [samples], crop=False)
     rows = [{"set": 0, "row": row, "copy": 0, "pool": 0, "epoch": 0} for row in range(2)]
     batch = collator(rows)
-    assert mixture.sets and [one["id"] for one in batch.pop("about")["samples"]] == ["video-0", "video-1"]
+    assert [one["id"] for one in batch.pop("about")["samples"]] == ["video-0", "video-1"]
+    assert batch.keys() - {"labels"} == inputs_of(processor, film).keys(), (
+        "no less than the model's own processor gives"
+    )
     for place in range(2):
         sample = samples[place]
         metadata = Seq2TimeVideoMetadata(**sample["metadata"])
