@@ -5,7 +5,14 @@ without this package.
 """
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    ProcessorMixin,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.video_utils import VideoMetadata
 
@@ -39,8 +46,17 @@ def load(folder, **options):
     if not is_native(folder):
         model = Seq2TimeForConditionalGeneration.from_pretrained(folder, **options).eval()
         return model, Seq2TimeProcessor.from_pretrained(folder)
-    processor = NativeProcessor.from_pretrained(folder)  # says first whether it is a video model at all
+    config_of(folder)
+    processor = NativeProcessor.from_pretrained(folder)
     return NativeVideoModel(AutoModelForImageTextToText.from_pretrained(folder, **options).eval()), processor
+
+
+def config_of(folder) -> PreTrainedConfig:
+    """Of a native model that knows videos from pictures, by a token of their own."""
+    config = AutoConfig.from_pretrained(folder)
+    if not hasattr(config, "video_token_id"):
+        raise ValueError(f"{folder}: expected a model with a video_token_id, found {config.model_type!r} without one")
+    return config
 
 
 class NativeProcessor:

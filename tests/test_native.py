@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
     CLIPImageProcessor,
+    InternVLConfig,
     LlavaConfig,
     LlavaProcessor,
     Qwen2Config,
@@ -521,7 +522,7 @@ def test_wrong_settings_are_one_error(recipe, override, message):
     assert "recipe.yaml" in str(caught.value)
 
 
-def test_models_without_video_are_refused(recipe, tmp_path):
+def test_models_without_video_are_refused(recipe, folder, tmp_path):
     text = tmp_path / "text"
     Qwen2Config().save_pretrained(text)
     make_tokenizer().save_pretrained(text)
@@ -535,6 +536,11 @@ def test_models_without_video_are_refused(recipe, tmp_path):
         match=r"recipe\.yaml: .*pictures: expected .* a video_processor and a video_token, found LlavaProcessor",
     ):
         sft.main([recipe(model=str(pictures))])
+    for_both = tmp_path / "for_both"
+    shutil.copytree(folder(), for_both)
+    InternVLConfig().save_pretrained(for_both)
+    with pytest.raises(DataError, match="for_both: expected a model with a video_token_id, found 'internvl' without"):
+        sft.main([recipe(model=str(for_both))])
 
 
 def test_a_template_that_ends_no_answer_is_refused(folder, tmp_path):

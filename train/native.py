@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from dataset_scripts.files import remove_parts, replacing
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeForConditionalGeneration, get_notation, native_video
-from modeling_seq2time.native_video import NativeProcessor
+from modeling_seq2time.native_video import NativeProcessor, config_of
 
 from . import adapter
 from .adapter import adapted, base_of, folder_of, load_weights
@@ -53,8 +53,8 @@ def prepare_base(recipe: Recipe, output: Path) -> Path:
     start = folder_of(recipe.model)
     folder, ours = base_of(start), output / "base"
     processor = load_processor(recipe, start)
-    config, _ = PreTrainedConfig.get_config_dict(folder)
-    known = get_notation(config.get("time_notation", "text"), **config.get("time_notation_options") or {})
+    known = vars(config_of(folder))
+    known = get_notation(known.get("time_notation", "text"), **known.get("time_notation_options") or {})
     notation = processor.notation
     if not notation.tokens or (known.name, known.options) == (notation.name, notation.options):
         return folder
