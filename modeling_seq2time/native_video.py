@@ -27,7 +27,8 @@ from .video_processing_seq2time import Seq2TimeVideoMetadata, Seq2TimeVideoProce
 SETTINGS = "seq2time"  # the key, in what the model's own video processor saves, of what this module must know
 SIDE = 224  # of frames, where a model takes any size
 TICKS = 1000  # a second: as many as its frames' times are told apart by
-TEXT, VIDEO = "\ue000", "\ue001"  # no text has these: one stands for an answer, one ends what a video is written as
+# Noncharacters, which no text has: one stands for an answer, one ends what a video is written as.
+TEXT, VIDEO = "\ufdd0", "\ufdd1"
 
 
 def is_native(folder) -> bool:
@@ -159,8 +160,7 @@ class NativeProcessor:
         """A conversation, about one video or none, as the model's own template writes it; up to an answer, if asked."""
         turns, videos = [], []
         for message in chat:
-            video, *_, text = message["content"].rpartition(VIDEO)
-            own = [video] if VIDEO in message["content"] else []
+            *own, text = message["content"].split(VIDEO)
             parts = [{"type": "video"} for _ in own] + [{"type": "text", "text": text}]
             turns.append({"role": message["role"], "content": parts})
             videos += own

@@ -27,7 +27,7 @@ from dataset_scripts.sources import miniworld
 from evaluation import run as runner
 from examples.make_tiny_model import make_tokenizer
 from modeling_seq2time import cli, get_notation
-from modeling_seq2time.native_video import NativeProcessor, NativeVideoModel, as_native, load
+from modeling_seq2time.native_video import VIDEO, NativeProcessor, NativeVideoModel, as_native, load
 from modeling_seq2time.temporal_answers import _prompt_scores
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 from tests.native_models import MODELS, write
@@ -146,7 +146,7 @@ def inputs_of(processor, film, question="When?") -> dict:
     """What the model's own processor makes of a question, all by itself."""
     sampled = processor.video_processor([film], return_tensors="pt", **FRAMES)
     (metadata,), (frames,) = sampled["video_metadata"], sampled["pixel_values_videos"]
-    words = processor._video_text(metadata).rpartition("\ue001")[2] + question
+    words = processor._video_text(metadata).rpartition(VIDEO)[2] + question
     chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": words}]}]
     text = processor.native.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
     known = {"videos": [frames], "video_metadata": [as_native(metadata)], "do_sample_frames": False}

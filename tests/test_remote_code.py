@@ -131,6 +131,7 @@ def test_code_that_travels_is_flat():
         "__init__.py",
         "cli.py",
         "convert_timechat.py",
+        "native_video.py",
         "timechat_checkpoint.py",
     }
     for name in CODE:

@@ -53,9 +53,8 @@ def prepare_base(recipe: Recipe, output: Path) -> Path:
     start = folder_of(recipe.model)
     folder, ours = base_of(start), output / "base"
     processor = load_processor(recipe, start)
-    known = vars(config_of(folder))
-    known = get_notation(known.get("time_notation", "text"), **known.get("time_notation_options") or {})
-    notation = processor.notation
+    told, notation = vars(config_of(folder)), processor.notation
+    known = get_notation(told.get("time_notation", "text"), **told.get("time_notation_options") or {})
     if not notation.tokens or (known.name, known.options) == (notation.name, notation.options):
         return folder
     if (ours / "config.json").is_file():
