@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, find_adapter_config_file, is_peft_available
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_seq2time import Seq2TimeConfig
@@ -209,6 +210,9 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
             patches = self.temporal_tower(frames)
         tokens = torch.cat([spatial, self.temporal_projector(patches)], dim=1)
         vision_outputs.pooler_output = tuple(video.flatten(0, 1) for video in tokens.split(segments.counts))
+        vision_outputs.last_hidden_state = vision_outputs.last_hidden_state[own]
+        if len(set(segments.counts)) == 1:
+            vision_outputs.last_hidden_state = vision_outputs.last_hidden_state.unflatten(0, (len(frame_mask), -1))
         return vision_outputs
 
     def _check_frames(self, name, frames, frame_mask, index):
@@ -276,6 +280,7 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         return mask.unsqueeze(-1).to(inputs_embeds.device)
 
     @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models take it
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -422,6 +427,7 @@ class Seq2TimeForConditionalGeneration(TemporalAnswers, Seq2TimePreTrainedModel,
         return token_ids
 
     @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models take it
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
