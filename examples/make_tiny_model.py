@@ -6,6 +6,7 @@ the interfaces; what it answers is noise.
 """
 
 import argparse
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,12 @@ TINY = {
     | {"num_key_value_heads": 2},
     "num_query_tokens": 4,
     "num_video_query_tokens": 4,
+}
+TWO_STREAMS = {
+    "temporal_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    | {"image_size": 28},
+    "spatial_side": 2,
+    "temporal_side": 1,
 }
 
 
@@ -69,9 +76,11 @@ def make_qformer_tokenizer() -> BertTokenizer:
 def make_tiny_model(preset: str, seed: int = 0, **overrides):
     """Model and processor of a preset at toy size; `overrides` as in `Seq2TimeConfig.from_preset`."""
     tokenizer, qformer_tokenizer = make_tokenizer(), make_qformer_tokenizer()
-    sizes = {name: dict(value) if isinstance(value, dict) else value for name, value in TINY.items()}
+    sizes = copy.deepcopy(TINY)
     sizes["qformer_config"]["vocab_size"] = len(qformer_tokenizer)
-    sizes["text_config"]["vocab_size"] = len(tokenizer)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    sizes["text_config"] |= {"vocab_size": len(tokenizer), **special}
+    sizes |= copy.deepcopy(TWO_STREAMS) if "temporal_config" in PRESETS[preset] else {}
     for name, value in overrides.items():
         sizes[name] = sizes[name] | value if isinstance(sizes.get(name), dict) and "model_type" not in value else value
     config = Seq2TimeConfig.from_preset(preset, **sizes)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from .time_notation import Notation
 
@@ -16,6 +17,7 @@ _IN_WORDS = (
     re.compile(rf"\bbetween ({_NUMBER})(?: ?s| seconds?)? and ({_NUMBER})", re.ASCII | re.IGNORECASE),
 )
 _BETWEEN = re.compile(r"\s*(?:-|–|to|and)\s*", re.ASCII | re.IGNORECASE)
+_AND = re.compile(r"(?: seconds)?(?:,| and|, and) (?:from )?", re.IGNORECASE)  # between the windows of one answer
 SHORTEST_PIECE = 6  # TimeChat drops what stands between two times if it is shorter
 
 
@@ -95,7 +97,7 @@ def read_moments(
 
 
 def read_grounding(text: str, notation: Notation, length: float, unit: str = "s", query: str = "") -> Answer:
-    """The first start and end that a free answer names, swapped if reversed."""
+    """The first start and end that a free answer names, and those it lists behind them; swapped if reversed."""
     written = _clock_as_seconds(text) if notation.name == "text" else text
     pairs = _pairs(written, notation, length, unit)
     if not pairs and notation.name == "text":
@@ -103,7 +105,9 @@ def read_grounding(text: str, notation: Notation, length: float, unit: str = "s"
         pairs = [(0, 0, _seconds_of(found, notation, length, unit))] if found else []
     if not pairs:
         return Answer([], text, "no start and end")
-    return Answer([Moment.at(pairs[0][2], length, query)], text)
+    listed = [_AND.fullmatch(written[end:start]) for (_, end, _), (start, _, _) in pairwise(pairs)]
+    last = 1 + next((place for place, joined in enumerate(listed) if not joined), len(listed))
+    return Answer([Moment.at(positions, length, query) for _, _, positions in pairs[:last]], text)
 
 
 def read_highlights(text: str, notation: Notation, length: float, unit: str = "s", query: str = "") -> Answer:

@@ -26,6 +26,18 @@ def test_the_papers_recipe_without_weights_or_data(capsys):
     assert "on 16 × H100" in two and "updates of 16" in two and "of 80 GiB with FSDP2, ZeRO-3" in two
 
 
+def test_two_streams(capsys):
+    """Stage 1 has no LoRA, so that its targets, which Phi-3 hasn't, don't matter; elsewhere they do."""
+    stages = "train/recipes/grounded_videollm_stage"
+    page = plan(capsys, f"{stages}1.yaml")
+    assert "the preset grounded_videollm is assumed" in page and "363 updates of 256" in page
+    lines = {line.rsplit(maxsplit=4)[0].strip(): line.split()[-4:] for line in page.splitlines() if line}
+    assert lines["video encoder"][:2] == ["1,010,782,848", "0"] and lines["LoRA"][:2] == ["0", "0"]
+    assert "4,920 updates of 128" in plan(capsys, f"{stages}2.yaml")
+    with pytest.raises(DataError, match="lora_targets: expected some of qkv_proj, .*, found q_proj"):
+        plan(capsys, f"{stages}2.yaml", "lora_targets=[q_proj]")
+
+
 def test_lengths_of_what_is_there_are_measured(recipe, sets, capsys, tmp_path):  # noqa: F811
     page = plan(capsys, recipe(), "--gpus", "1xL40S")
     images, clips = (line.split() for line in page.splitlines() if "measured" in line)

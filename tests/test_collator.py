@@ -85,6 +85,7 @@ OF_EIGHT = {
     "timechat": TINY,
     "video_llama": {"num_frames": 8},
     "temporalvlm": TINY | {"segment_size": 4, "window_size": 3, "window_stride": 2},
+    "grounded_videollm": {"num_frames": 8, "segment_size": 4, "temporal_config": {"num_frames": 4}},
 }
 
 
@@ -107,7 +108,7 @@ def test_a_batch_is_what_the_processor_gives_of_each_sample(sets, numbered, tiny
         assert batch["attention_mask"][place].tolist() == [1] * length + [0] * (batch["input_ids"].shape[1] - length)
         index = batch["video_picture_index"][place, :frames]
         assert torch.equal(batch["pixel_values_videos"][index], alone["pixel_values_videos"][0])
-        if preset != "video_llama":
+        if processor.qformer_reads_time:
             words = alone["video_time_input_ids"].shape[2]
             for name in ("video_time_input_ids", "video_time_attention_mask"):
                 assert torch.equal(batch[name][place, :frames, :words], alone[name][0])
@@ -116,7 +117,7 @@ def test_a_batch_is_what_the_processor_gives_of_each_sample(sets, numbered, tiny
             logits = model(**{name: value for name, value in alone.items() if name != "video_metadata"}).logits
         torch.testing.assert_close(together[place : place + 1, :length], logits, atol=2e-5, rtol=0)
     about = [collate.sets[one["set"]].records[one["row"]] for one in rows]
-    assert ("video_time_input_ids" in batch) == (preset != "video_llama")
+    assert ("video_time_input_ids" in batch) == processor.qformer_reads_time
     assert batch["about"]["samples"] == [{key: one[key] for key in ("id", "task", "source")} for one in about]
     assert batch["about"]["skipped"] == []
 

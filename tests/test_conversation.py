@@ -9,7 +9,8 @@ from transformers import AutoTokenizer
 from dataset_scripts.items import DataError
 from examples.make_tiny_model import make_qformer_tokenizer
 from modeling_seq2time import Seq2TimeProcessor
-from modeling_seq2time.time_notation import escape, render
+from modeling_seq2time.answer_form import AnswerForm
+from modeling_seq2time.time_notation import escape, get_notation, render, worded
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 from tests.training import TINY
 from train.conversation import IGNORED, as_chat, encode
@@ -67,7 +68,7 @@ def test_answers_are_learned_and_nothing_else(processors, name, notation):
     assert labels == by_timechats_rule(processor.tokenizer, ids)
     learned = [label for label in labels if label != IGNORED]
     assert learned.count(processor.tokenizer.eos_token_id) == 2
-    answers = [render(turn["content"], processor.notation) for turn in TURNS[1::2]]
+    answers = [render(worded(turn["content"], notation), notation) for turn in TURNS[1::2]]
     if name == "toy":
         assert processor.decode(learned) == "".join(f" {answer} </s>" for answer in answers)
     else:
@@ -81,7 +82,9 @@ def test_the_ids_are_those_the_model_is_asked_with(processors, name, notation):
     """Token by token, for the first question and for the second one after the first answer."""
     processor = processors(name, notation)
     ids, labels = encoded(processor, TURNS)
-    told = [{"role": turn["role"], "content": render(turn["content"], processor.notation)} for turn in TURNS]
+    told = [{"role": turn["role"], "content": render(turn["content"], notation)} for turn in TURNS]
+    for turn, stored in zip(told[1::2], TURNS[1::2], strict=True):
+        turn["content"] = render(worded(stored["content"], notation), notation)
     told[0]["content"] = [{"type": "video"}, {"type": "text", "text": told[0]["content"]}]
     video = {"videos": [np.zeros((4, 8, 8, 3), np.uint8)], "video_metadata": [VIDEO], "do_sample_frames": False}
     for turns in (1, 3):
@@ -94,6 +97,51 @@ def test_the_ids_are_those_the_model_is_asked_with(processors, name, notation):
     (prompt,), _ = processor.ask([TURNS[0]["content"]], [Seq2TimeVideoMetadata(**VIDEO)])
     asked = processor.tokenizer(prompt)["input_ids"]
     assert ids[: len(asked)] == asked
+
+
+@pytest.mark.parametrize("notation", NOTATIONS)
+def test_what_is_trained_is_what_constrained_decoding_says(processors, notation):
+    """Answers of our sets, token by token, in the form that `ground` and `dense_caption` hold a model to."""
+    processor = processors("toy", notation)
+    told = {
+        "grounding": "The given query happens in [[1.2/4.8 s]] - [[2.4/4.8 s]] seconds.",
+        "captions": "[[0/4.8 s]] - [[1.2/4.8 s]] seconds, a door. [[1.2/4.8 s]] - [[4.8/4.8 s]] seconds, a cat!",
+    }
+    for form, answer in told.items():
+        _, labels = encoded(processor, [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}])
+        spoken = AnswerForm(processor.tokenizer, processor.notation, 4.8, form=form)
+        state = spoken.begin()
+        learned = [label for label in labels if label != IGNORED]
+        if form == "grounding":
+            learned.pop(-2)  # the template's space before the end
+        for token in learned:
+            state = spoken.advance(state, token)
+            assert state is not None, (form, processor.tokenizer.decode([token]))
+        assert len(state.found) == (1 if form == "grounding" else 2)
+
+
+@pytest.mark.parametrize(
+    ("stored", "bins"),
+    [
+        ("The given query happens in [[3/30 s]] - [[6/30 s]] seconds.", "From <bin_30> to <bin_60>."),
+        (
+            "The given query happens in [[3/30 s]] - [[6/30 s]], [[9/30 s]] - [[12/30 s]] seconds.",
+            "From <bin_30> to <bin_60>, <bin_90> to <bin_120>.",
+        ),
+        (
+            "[[0/30 s]] - [[3/30 s]] seconds, a door opens. [[3/30 s]] - [[30/30 s]] seconds, a cat.",
+            "From <bin_0> to <bin_30>, a door opens. From <bin_30> to <bin_300>, a cat.",
+        ),
+        ("A cat. [[3/30 s]] - [[6/30 s]]", "A cat. From <bin_30> to <bin_60>"),
+        ("At [[3/30 s]] seconds - no span", "At <bin_30> - no span"),
+        (escape("[[3/30 s]] - [[6/30 s]]"), "[[3/30 s]] - [[6/30 s]]"),
+    ],
+)
+def test_answers_are_in_the_words_of_the_notation(stored, bins):
+    """Grounding, several windows, dense captions, an answer with its evidence, no span at all, text like one."""
+    assert render(worded(stored, "bins"), "bins") == bins
+    for name in ("rpt", "text", "absolute"):
+        assert worded(stored, get_notation(name)) == stored
 
 
 def test_image_sequences_are_told_by_places(processors):

@@ -113,3 +113,15 @@ def test_windows_are_merged_by_score():
 def test_a_windows_moment_in_the_whole_video():
     moved = Moment.at((0.5, 1.0), 10.0, "x", 0.1).moved(20.0, 40.0)
     assert moved == Moment(25.0, 30.0, "x", 0.1, (0.625, 0.75))
+
+
+@pytest.mark.parametrize("name", ["text", "rpt", "bins", "percent"])
+def test_several_windows_of_one_answer(name):
+    notation = get_notation(name)
+    one, two, three = (
+        [notation.encode(place / 100, 100.0) for place in ends] for ends in ((10, 20), (30, 40), (70, 80))
+    )
+    joined = notation.separator.join
+    told = f"{notation.opening}{joined(one)}, {joined(two)}{notation.unit_words['s']}. A cat {joined(three)}."
+    found = read_grounding(told, notation, 100.0, query="a cat")
+    assert [(moment.start, moment.end, moment.text) for moment in found] == [(10, 20, "a cat"), (30, 40, "a cat")]

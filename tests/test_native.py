@@ -507,10 +507,12 @@ def test_options_of_a_notation_round_trip(recipe, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("feature_cache=cache crop=false", "feature_cache: expected None for a model that isn't of this package"),
+        ("feature_cache=cache;crop=false", "feature_cache: expected None for a model that isn't of this package"),
         ("crop_images=true", "crop_images: expected False .* found True"),
         ("share_videos=true", "share_videos: expected False .* found True"),
         ("quantization=4", "quantization: expected None .* found 4"),
+        ("learning_rates={projector: 1e-3}", "learning_rates: expected None .* found {'projector': 0.001}"),
+        ("lora_rank=0", r"recipe\.yaml: .*`r` should be a positive integer"),
         ("trained_parts=[image_qformer]", "trained_parts: expected projector of .* found image_qformer"),
         ("time_notation=rtp", "unknown time notation 'rtp'"),
         ("lora_targets=[qq_proj]", r"recipe\.yaml: .*qq_proj"),
@@ -518,7 +520,7 @@ def test_options_of_a_notation_round_trip(recipe, tmp_path):
 )
 def test_wrong_settings_are_one_error(recipe, override, message):
     with pytest.raises(DataError, match=message) as caught:
-        sft.main([recipe(), *override.split()])
+        sft.main([recipe(), *override.split(";")])
     assert "recipe.yaml" in str(caught.value)
 
 

@@ -15,7 +15,8 @@ from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeConfig
 from tests.test_modeling import QWEN, TWO_SEGMENTS, video_inputs
 from train.adapter import lora_config, parameter_table
-from train.plan import PEAKS, Load, Setup, activations, flops, hours, memory, parameters, report
+from train.flops import PEAKS, Load, Setup, flops
+from train.plan import activations, hours, memory, parameters, report
 from train.recipe import Recipe
 
 
@@ -56,7 +57,8 @@ def as_trained(model, checkpointing=False, dtype=torch.float32, **recipe):
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    model.get_output_embeddings().register_parameter("bias", None)
+    if not hasattr(head := model.get_output_embeddings(), "bias"):
+        head.register_parameter("bias", None)
     if checkpointing:
         model.activation_checkpointing_enable()
     model.enable_input_require_grads()

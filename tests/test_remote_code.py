@@ -44,7 +44,7 @@ def run_session(folder, video, tmp_path):
     return json.loads((tmp_path / "report.json").read_text())
 
 
-@pytest.mark.parametrize("preset", ["timechat", "video_llama", "temporalvlm"])
+@pytest.mark.parametrize("preset", ["timechat", "video_llama", "temporalvlm", "grounded_videollm"])
 def test_loads_without_the_package(tiny, tiny_folder, prompt, video, tmp_path, preset):
     model, processor = tiny(preset)
     inputs = processor.apply_chat_template(

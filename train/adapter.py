@@ -1,6 +1,6 @@
 """
-What trains: LoRA in the language model, the Q-Formers, frame positions and projector in full, and exactly the rows of
-the notation's own tokens. All of it is one PEFT adapter.
+What trains: LoRA in the language model, all between vision tower and language model in full (the Q-Formers, frame
+positions and projector), and exactly the rows of the notation's own tokens. All of it is one PEFT adapter.
 
     python -m train.adapter merge RUN --output DIR
 
@@ -23,6 +23,7 @@ from peft import (
     set_peft_model_state_dict,
 )
 from peft.utils import load_peft_weights
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -37,14 +38,21 @@ from modeling_seq2time.time_notation import get_notation
 from .recipe import Recipe
 
 
-IN_FULL = ("image_qformer", "video_qformer", "aggregator", "projector")  # what isn't there is left out
+# Of a model what it has of these.
+TOWERS = ("vision_tower", "temporal_tower")
+QFORMERS = ("image_qformer", "video_qformer", "aggregator", "projector")
+IN_FULL = (*QFORMERS, "spatial_projector", "temporal_projector")
+BOTH_ENDS = ("embeddings", "head")  # of the language model, where a recipe names them
 PARTS = {  # of the table: the first that a parameter's name holds
     "LoRA": "lora_",
     "time tokens": "trainable_tokens_delta",
     "vision tower": "vision_tower",
+    "video encoder": "temporal_tower",
     "image Q-Former": "image_qformer",
     "video Q-Former": "video_qformer",
     "aggregator": "aggregator",
+    "spatial projector": "spatial_projector",
+    "temporal projector": "temporal_projector",
     "projector": "projector",
     "language model": "",
 }
@@ -123,28 +131,41 @@ def load_weights(folder: Path, **options) -> PreTrainedModel:
 
 def lora_config(recipe: Recipe, model: Seq2TimeForConditionalGeneration) -> LoraConfig:
     """The one description of what trains."""
-    names = {module: name for name, module in model.named_modules()}
-    embeddings = [names[model.get_input_embeddings()]]
-    if not model.config.tie_word_embeddings:
-        embeddings.append(names[model.get_output_embeddings()])
-    rows = model.config.time_token_ids
+    parts, rows, ends = in_full(recipe, model), model.config.time_token_ids, ends_of(model)
+    inside = rf"(model\.)?language_model\..*\.({'|'.join(map(re.escape, recipe.lora_targets))})"
+    by_row = [module for end, module in ends.items() if end not in parts]
     return LoraConfig(
         task_type="CAUSAL_LM",
-        r=recipe.lora_rank,
+        r=recipe.lora_rank or 1,
         lora_alpha=recipe.lora_alpha,
         lora_dropout=recipe.lora_dropout,
-        target_modules=rf"(model\.)?language_model\..*\.({'|'.join(map(re.escape, recipe.lora_targets))})",
-        modules_to_save=in_full(recipe, model),
-        trainable_token_indices=dict.fromkeys(embeddings, rows) if rows else None,
+        target_modules=inside if recipe.lora_rank else DUMMY_TARGET_MODULES,
+        modules_to_save=[ends.get(part, part) for part in parts],
+        trainable_token_indices=dict.fromkeys(by_row, rows) if rows and by_row else None,
     )
+
+
+def ends_of(model: Seq2TimeForConditionalGeneration) -> dict[str, str]:
+    """Where a language model reads and says its words; the head has no weights of its own where both are tied."""
+    names = {module: name for name, module in model.named_modules()}
+    ends = {"embeddings": names[model.get_input_embeddings()], "head": names[model.get_output_embeddings()]}
+    return {end: name for end, name in ends.items() if end == "embeddings" or not model.config.tie_word_embeddings}
 
 
 def in_full(recipe: Recipe, model: Seq2TimeForConditionalGeneration) -> list[str]:
     """The parts that train without LoRA: all between vision tower and language model, or those that are named."""
     there = [part for part in IN_FULL if getattr(model.model, part) is not None]
-    if strange := set(recipe.trained_parts or ()) - set(there):
-        raise DataError(f"trained_parts: expected some of {', '.join(there)}, found {', '.join(sorted(strange))}")
-    return there if recipe.trained_parts is None else [part for part in there if part in recipe.trained_parts]
+    could = [*there, *ends_of(model)]
+    if strange := set(recipe.trained_parts or ()) - set(could):
+        raise DataError(f"trained_parts: expected some of {', '.join(could)}, found {', '.join(sorted(strange))}")
+    parts = there if recipe.trained_parts is None else [part for part in could if part in recipe.trained_parts]
+    if not parts and not recipe.lora_rank:
+        raise DataError("lora_rank: expected LoRA or trained_parts, found 0 and none, so that nothing would train")
+    trained = {"lora"} if recipe.lora_rank else set()
+    if strange := (recipe.learning_rates or {}).keys() - trained - set(parts):
+        known = ", ".join([*sorted(trained), *parts])
+        raise DataError(f"learning_rates: expected some of {known}, which train, found {', '.join(sorted(strange))}")
+    return parts
 
 
 def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = None):
@@ -157,7 +178,7 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
             load_in_4bit=recipe.quantization == 4,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=["lm_head", *(f"model.{part}" for part in ("vision_tower", *IN_FULL))],
+            llm_int8_skip_modules=["lm_head", *(f"model.{part}" for part in (*TOWERS, *IN_FULL))],
         )
         options["device_map"] = {"": device}
     base_model = load_weights(base, **options)
@@ -183,7 +204,7 @@ def adapted(recipe: Recipe, base: Path, base_model: PreTrainedModel, config: Lor
     if is_adapter(start):
         restore(model, start)
     head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):  # PEFT's wrapper of the token rows; TRL's loss asks for its bias
+    if not hasattr(head, "bias"):  # PEFT's wrapper of the token rows; TRL's loss asks for it
         head.register_parameter("bias", None)
     return model
 
@@ -224,7 +245,7 @@ def parameter_table(model: nn.Module, parts: dict[str, str] = PARTS) -> list[tup
         part = next(part for part, piece in parts.items() if piece in name)
         counts[part][0] += size(parameter)
         counts[part][1] += size(parameter) * parameter.requires_grad
-    return [(part, *numbers) for part, numbers in counts.items() if part != "aggregator" or any(numbers)]
+    return [(part, *numbers) for part, numbers in counts.items() if any(numbers) or part in ("LoRA", "time tokens")]
 
 
 def size(parameter: nn.Parameter) -> int:

@@ -9,8 +9,9 @@ from modeling_seq2time import Seq2TimeConfig, Seq2TimeProcessor
 from modeling_seq2time.time_notation import get_notation
 
 from .adapter import IN_FULL, base_of, folder_of
+from .flops import Load, Setup, projections
 from .mixture import BatchSampler, Mixture
-from .plan import Load, Setup, report
+from .plan import report
 from .recipe import Recipe, Source
 
 
@@ -25,6 +26,10 @@ def bill(recipe: Recipe, settings: dict, options) -> str:
     config, processor, notes = _model(recipe)
     notation = recipe.time_notation or config.time_notation
     size = known["per_device_train_batch_size"]
+    targets = recipe.lora_targets if recipe.lora_rank else []
+    if strange := set(targets) - projections(config.text_config).keys():
+        known = ", ".join(projections(config.text_config))
+        raise DataError(f"lora_targets: expected some of {known}, found {', '.join(sorted(strange))}")
     setup = Setup(
         trained_parts=tuple(IN_FULL if recipe.trained_parts is None else recipe.trained_parts),
         epochs=known["num_train_epochs"],
@@ -35,7 +40,7 @@ def bill(recipe: Recipe, settings: dict, options) -> str:
         sharding=options.sharding,
         checkpointing=known["activation_checkpointing"],
         lora_rank=recipe.lora_rank,
-        lora_targets=tuple(recipe.lora_targets),
+        lora_targets=tuple(targets),
         trained_rows=len(get_notation(notation, **recipe.time_notation_options or {}).tokens),
         bits=recipe.quantization,
         longest=known["max_length"],

@@ -5,7 +5,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeProcessor
 from modeling_seq2time.native_video import NativeProcessor
-from modeling_seq2time.time_notation import render
+from modeling_seq2time.time_notation import render, worded
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 
 
@@ -19,7 +19,8 @@ def as_chat(processor: Seq2TimeProcessor, messages: list[dict], metadata: Seq2Ti
     try:
         before = processor._video_text(metadata) if metadata else ""
         for message in messages:
-            text = render(message["content"], processor.notation)
+            told = message["content"] if message["role"] == "user" else worded(message["content"], processor.notation)
+            text = render(told, processor.notation)
             for token in special:
                 if token in text:
                     raise DataError(f"expected no {token} in a message, found {message['content']!r:.120}")

@@ -17,7 +17,7 @@ from modeling_seq2time import Seq2TimeForConditionalGeneration, get_notation, na
 from modeling_seq2time.native_video import NativeProcessor, config_of
 
 from . import adapter
-from .adapter import adapted, base_of, folder_of, load_weights
+from .adapter import adapted, base_of, ends_of, folder_of, load_weights
 from .collator import Collator, Seen
 from .recipe import Recipe
 
@@ -25,7 +25,13 @@ from .recipe import Recipe
 PROJECTORS = ("multi_modal_projector", "deepstack_merger_list", "merger")  # as transformers calls them
 PRESET = "native"  # of a recipe whose model isn't of this package, for `--plan`
 # What belongs to Seq2Time's own encoder and batches, and the value of not asking for it.
-NOT_HERE = {"feature_cache": None, "crop_images": False, "share_videos": False, "quantization": None}
+NOT_HERE = {
+    "crop_images": False,
+    "share_videos": False,
+    "feature_cache": None,
+    "learning_rates": None,
+    "quantization": None,
+}
 
 
 def is_native(recipe: Recipe) -> bool:
@@ -96,11 +102,7 @@ def load_for_training(recipe: Recipe, base: Path, device: torch.device | None = 
 def lora_config(recipe: Recipe, model: PreTrainedModel, processor: NativeProcessor) -> LoraConfig:
     """The one description of what trains."""
     names = {module: name for name, module in model.named_modules()}
-    ends = [names[model.get_input_embeddings()]]
-    if not model.config.tie_word_embeddings:
-        ends.append(names[model.get_output_embeddings()])
-    tokens = list(processor.notation.tokens)
-    parts = projector_of(model)
+    parts, ends = projector_of(model), ends_of(model).values()
     if strange := set(recipe.trained_parts or ()) - ({"projector"} if parts else set()):
         known = "projector" if parts else "none"
         raise DataError(f"trained_parts: expected {known} of {recipe.model}, found {', '.join(sorted(strange))}")
@@ -112,7 +114,7 @@ def lora_config(recipe: Recipe, model: PreTrainedModel, processor: NativeProcess
         lora_dropout=recipe.lora_dropout,
         target_modules=rf"{re.escape(names[model.get_decoder()])}\..*\.({targets})",
         modules_to_save=parts if recipe.trained_parts else None,
-        trainable_token_indices=dict.fromkeys(ends, model.config.time_token_ids) if tokens else None,
+        trainable_token_indices=dict.fromkeys(ends, model.config.time_token_ids) if processor.notation.tokens else None,
     )
 
 
@@ -129,8 +131,7 @@ def projector_of(model: PreTrainedModel) -> list[str]:
 def parameter_report(model: PeftModel) -> str:
     base = model.get_base_model()
     names = {module: name for name, module in base.named_modules()}
-    parts = {"LoRA": "lora_", "time tokens": "trainable_tokens_delta"}
-    parts |= {part: part for part in PROJECTORS if any(part in name for name in names.values())}
+    parts = {"LoRA": "lora_", "time tokens": "trainable_tokens_delta"} | {part: part for part in PROJECTORS}
     parts |= {"vision tower": names[base.get_encoder("video")], "language model": ""}
     return adapter.parameter_report(model, parts)
 

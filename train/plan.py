@@ -8,75 +8,28 @@ of it was ever compared with a real GPU.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from dataset_scripts.items import DataError
 from modeling_seq2time import Seq2TimeConfig, Seq2TimeForConditionalGeneration
 
-from .adapter import IN_FULL
-
-
-PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "RTX 4090": 165e12}  # dense bf16, FLOP/s
-SIZES = {"A100": 80, "H100": 80, "H200": 140, "L40S": 45, "RTX 4090": 24}  # GiB
-MATRICES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-SHARDINGS = {"ddp": "DDP", "zero2": "ZeRO-2", "zero3": "FSDP2, ZeRO-3"}
-FROZEN_BYTES = {None: 2, 8: 1, 4: 0.5 + 4 / 64}  # a linear layer's weight; 64 weights of 4 bits share a float
-
-
-@dataclass(frozen=True)
-class Load:
-    """A data set of the mixture. Lengths are means over its rows, and may be the recipe's expectation."""
-
-    name: str
-    rows: int  # of one epoch
-    frames: float  # that the Q-Formers see
-    pictures: float  # that pass the vision tower: fewer than frames where the sequences of a batch share them
-    tokens: float  # of the language model
-    tokens_squared: float  # the mean of their squares, with which attention grows
-    answers: float  # tokens with a label; on a GPU, TRL's fused head scores no others
-    measured: bool
-    time_tokens: float = 15  # of a frame's time sentence, where the image Q-Former reads it
-
-
-@dataclass(frozen=True)
-class Setup:
-    epochs: float = 1
-    batch: int = 1
-    accumulation: int = 1
-    gpus: int = 8
-    gpu: str = "A100"
-    sharding: str = "ddp"
-    checkpointing: bool = True
-    lora_rank: int = 32
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    trained_parts: tuple[str, ...] = IN_FULL
-    trained_rows: int = 10  # the notation's own tokens
-    bits: int | None = None  # of the language model's matrices
-    longest: int | None = 2048  # tokens that a row may have
-    utilisation: float = 0.5  # share of the GPU's peak, assumed
-
-    def __post_init__(self):
-        choices = [("gpu", self.gpu, PEAKS), ("sharding", self.sharding, SHARDINGS), ("bits", self.bits, FROZEN_BYTES)]
-        choices += [("trained_parts", name, IN_FULL) for name in self.trained_parts]
-        for key, found, allowed in choices + [("lora_targets", name, MATRICES) for name in self.lora_targets]:
-            if found not in allowed:
-                raise DataError(f"--plan, {key}: expected one of {', '.join(map(str, allowed))}, found {found!r}")
-
-
-def projections(text) -> dict[str, tuple[int, int]]:
-    """Widths of input and output of a layer's matrices, in any language model built like LLaMA."""
-    width, inner = text.hidden_size, text.intermediate_size
-    head = text.to_dict().get("head_dim") or width // text.num_attention_heads
-    queries, keys = text.num_attention_heads * head, text.num_key_value_heads * head
-    attention = [(width, queries), (width, keys), (width, keys), (queries, width)]
-    return dict(zip(MATRICES, [*attention, (width, inner), (width, inner), (inner, width)], strict=True))
-
-
-def lora_size(text, setup: Setup) -> int:  # parameters of a layer
-    return setup.lora_rank * sum(sum(projections(text)[name]) for name in setup.lora_targets)
+from .adapter import BOTH_ENDS
+from .flops import (
+    FROZEN_BYTES,
+    PEAKS,
+    SHARDINGS,
+    SIZES,
+    Load,
+    Setup,
+    flops,
+    inner_width,
+    lora_size,
+    passes,
+    picture,
+    projections,
+)
 
 
 def parameters(config: Seq2TimeConfig, setup: Setup) -> dict[str, tuple[int, int]]:
@@ -84,95 +37,24 @@ def parameters(config: Seq2TimeConfig, setup: Setup) -> dict[str, tuple[int, int
     with torch.device("meta"):
         model = Seq2TimeForConditionalGeneration(config)
     inner, text = model.model, config.text_config
-    names = {"vision tower": "vision_tower", "image Q-Former": "image_qformer", "video Q-Former": "video_qformer"}
-    names |= {"aggregator": "aggregator"} if config.aggregator else {}
-    names["projector"] = "projector"
+    names = {"vision tower": "vision_tower"}
+    if config.has_two_streams:
+        names |= {"video encoder": "temporal_tower"}
+        names |= {"spatial projector": "spatial_projector", "temporal projector": "temporal_projector"}
+    else:
+        names |= {"image Q-Former": "image_qformer", "video Q-Former": "video_qformer"}
+        names |= {"aggregator": "aggregator"} if config.aggregator else {}
+        names["projector"] = "projector"
     parts = {name: getattr(inner, part).parameters() for name, part in names.items()}
     sizes = {name: sum(weight.numel() for weight in part) for name, part in parts.items()}
     lora = text.num_hidden_layers * lora_size(text, setup)
-    rows = setup.trained_rows * text.hidden_size * (1 if config.tie_word_embeddings else 2)
+    ends = BOTH_ENDS[: 1 if config.tie_word_embeddings else 2]
+    whole = len({*ends} & {*setup.trained_parts})
+    rows = setup.trained_rows * text.hidden_size * (len(ends) - whole)
     counts = {name: (size, size * (names[name] in setup.trained_parts)) for name, size in sizes.items()}
-    counts["language model"] = (model.num_parameters() - sum(sizes.values()), 0)
+    language = model.num_parameters() - sum(sizes.values())
+    counts["language model"] = (language, whole * text.vocab_size * text.hidden_size)
     return counts | {"LoRA": (lora, lora), "time tokens": (rows, rows)}
-
-
-def passes(config: Seq2TimeConfig, load: Load) -> tuple[int, tuple, tuple]:
-    """Patches of a picture; of the image and the video Q-Former: queries, words beside them, keys, passes of a row."""
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1
-    words = load.time_tokens if config.qformer_reads_time else 0
-    windows = [len(window) for segment in config.windows(math.ceil(load.frames)) for window in segment]
-    seen = min(max(windows, default=0), load.frames)
-    image = (config.qformer_config, config.num_query_tokens, words, patches, load.frames)
-    keys = seen * (config.num_query_tokens + words)
-    return patches, image, (config.video_qformer_config, config.num_video_query_tokens, 0, keys, len(windows))
-
-
-def aggregation(config: Seq2TimeConfig, load: Load) -> tuple[float, float]:
-    """FLOPs of TemporalVLM's aggregator forward: of its matrices, and of attention."""
-    part, queries, windows = config.video_qformer_config, config.num_video_query_tokens, config.windows
-    width, segments = part.hidden_size, [len(own) * queries for own in windows(math.ceil(load.frames))]
-    tokens, padded = sum(segments), len(segments) * max(segments, default=0)  # in one call, all as long as the longest
-    matrices = config.num_fusion_layers * padded * 4 * width**2
-    among = config.num_fusion_layers * padded * max(segments, default=0) * 4 * width
-    if config.aggregator in ("lstm", "bilstm"):  # four gates, each from the token and from the state before
-        matrices += tokens * (8 if config.aggregator == "lstm" else 6) * width**2
-    elif config.aggregator == "transformer":
-        matrices += tokens * (4 * width**2 + 2 * width * part.intermediate_size)
-        among += 4 * width * tokens**2
-    elif config.aggregator == "linear":
-        matrices += tokens * width**2
-    return 2 * matrices, among
-
-
-def flops(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
-    """
-    Forward and backward, by part, of a row. On the way back a trained matrix takes one product for its own gradient and
-    one for its input's; a frozen one only the latter; those that read the frozen patches only the former. Checkpointing
-    repeats the forward pass of what has gradients: nothing has any before the first part that trains.
-    """
-    vision, text, shapes = config.vision_config, config.text_config, projections(config.text_config)
-    patches, image, video = passes(config, load)
-
-    image_trains, video_trains = ("image_qformer" in setup.trained_parts, "video_qformer" in setup.trained_parts)
-
-    def qformer(part, queries, words, keys, times, trains: bool, keys_trained: bool) -> tuple[float, float]:
-        width, tokens, layers = part.hidden_size, queries + words, part.num_hidden_layers
-        crossings = math.ceil(layers / part.cross_attention_frequency)
-        own = layers * tokens * (4 * width**2 + 2 * width * part.intermediate_size) + crossings * queries * 2 * width**2
-        reading = crossings * keys * 2 * width * part.encoder_hidden_size
-        attention = 2 * width * (layers * tokens**2 + crossings * queries * keys)
-        forward = 2 * times * (own + reading + attention)
-        if not trains and not keys_trained:
-            return forward, 0.0
-        backward = 2 * times * ((1 + trains) * own + (trains + keys_trained) * reading + 2.5 * attention)
-        return forward, backward + setup.checkpointing * forward
-
-    width = vision.hidden_size
-    layer = patches * (4 * width**2 + 2 * width * vision.intermediate_size) + 2 * patches**2 * width
-    picture = 2 * ((patches - 1) * 3 * vision.patch_size**2 * width + vision.num_hidden_layers * layer)
-    aggregator, among = aggregation(config, load)
-    projector = 2 * config.num_video_query_tokens * video[-1] * video[0].hidden_size * text.hidden_size
-    tokens = 2 * text.num_hidden_layers * load.tokens
-    frozen, lora = tokens * sum(given * made for given, made in shapes.values()), tokens * lora_size(text, setup)
-    attention = 4 * text.num_hidden_layers * load.tokens_squared * shapes["q_proj"][1]
-    head = 2 * load.answers * text.hidden_size * text.vocab_size
-    # Repeating a layer stops before its last product, which no gradient asks for.
-    last = 0 if "down_proj" in setup.lora_targets else tokens * math.prod(shapes["down_proj"])
-    again = setup.checkpointing * (frozen + attention - last)
-    found = {
-        "vision tower": (load.pictures * picture, 0),
-        "image Q-Former": qformer(*image, image_trains, keys_trained=False),
-        "video Q-Former": qformer(*video, video_trains, keys_trained=image_trains),
-        "aggregator": (
-            aggregator + among,
-            (2 * aggregator + 2.5 * among) * bool({*IN_FULL[:3]} & {*setup.trained_parts}),
-        ),
-        "projector": (projector, 2 * projector * bool({*IN_FULL} & {*setup.trained_parts})),
-        "language model": (frozen + attention + head, frozen + 2.5 * attention + again + 2 * head),  # TRL scores twice
-        "LoRA": (lora, (2 + setup.checkpointing) * lora),
-        "time tokens": (0, head if setup.trained_rows else 0),  # PEFT takes their rows of the gradient of all
-    }
-    return {name: one for name, one in found.items() if name != "aggregator" or config.aggregator}
 
 
 def activations(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
@@ -182,7 +64,39 @@ def activations(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, t
     input and weights. With checkpointing only the layers' inputs are kept, and one layer's rest is needed at work.
     """
     vision, text, batch, checkpointing = config.vision_config, config.text_config, setup.batch, setup.checkpointing
-    patches, image, video = passes(config, load)
+    tokens, answers, width = batch * load.tokens, batch * load.answers, text.hidden_size
+    # Two norms; queries, keys, values, their result; gate, its activation, up; LoRA's casts, dropout and results.
+    layer = tokens * (2 * 4 * width + 4 * 2 * projections(text)["o_proj"][0] + 3 * 2 * text.intermediate_size)
+    layer += tokens * sum((2 + 1) * projections(text)[name][0] + 2 * setup.lora_rank for name in setup.lora_targets)
+    kept = tokens * 2 * width if checkpointing else layer + 2 * lora_size(text, setup)
+    gradients = tokens * 2 * (2 * text.intermediate_size + width)  # of results: at most so many at once
+    # To train rows of the head, PEFT copies it, TRL its gradient in 4 bytes, then 2; it scores in tiles of 4096 tokens.
+    trains = setup.trained_rows > 0 or "head" in setup.trained_parts
+    head, tile = width * text.vocab_size * trains, 2 * 32768 * min(answers, 4096)
+    patches, _ = picture(config)
+    pictures, seeing = batch * load.pictures, patches * (10 * vision.hidden_size + 4 * vision.intermediate_size)
+    found = (streams_kept if config.has_two_streams else qformers_kept)(config, load, setup)
+    return found | {
+        "vision tower": (pictures * 4 * 3 * vision.image_size**2, pictures * seeing),
+        "language model": (text.num_hidden_layers * kept + tokens * 4 * width, gradients + layer * checkpointing),
+        "head": (2 * answers * width + 2 * head, 4 * answers * width + tile + 6 * head),
+    }
+
+
+def streams_kept(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
+    """Projectors keep their input, what is between their layers and its activation, and cast weights."""
+    temporal, segments = config.temporal_config, setup.batch * len(config.windows.segments(math.ceil(load.frames)))
+    tokens, width = segments * config.num_video_query_tokens, config.text_config.hidden_size
+    patches = segments * config.clips.steps * config.clips.grid**2
+    seeing = patches * (10 * temporal.hidden_size + 4 * inner_width(temporal))
+    pixels = segments * config.clips.frames * 4 * 3 * config.clips.side**2
+    projectors = tokens * 2 * (temporal.hidden_size + 2 * width) + 2 * 2 * (temporal.hidden_size + width) * width
+    return {"video encoder": (pixels, seeing), "projectors": (projectors, 0)}
+
+
+def qformers_kept(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
+    text, batch, checkpointing = config.text_config, setup.batch, setup.checkpointing
+    _, image, video = passes(config, load)
 
     def qformer(part, queries, words, keys, times) -> tuple[float, float]:
         width, tokens, layers = part.hidden_size, queries + words, part.num_hidden_layers
@@ -206,23 +120,11 @@ def activations(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, t
     aggregated *= batch * config.num_video_query_tokens * video[-1]
     matrices = {"transformer": 4 * wide + 2 * inner, "linear": wide, "lstm": 8 * wide, "bilstm": 6 * wide}
     aggregated += 2 * wide * (4 * wide * config.num_fusion_layers + matrices.get(config.aggregator, 0))
-    tokens, answers, width, shapes = batch * load.tokens, batch * load.answers, text.hidden_size, projections(text)
-    # Two norms; queries, keys, values, their result; gate, its activation, up; LoRA's casts, dropout and results.
-    layer = tokens * (2 * 4 * width + 4 * 2 * shapes["q_proj"][1] + 3 * 2 * text.intermediate_size)
-    layer += tokens * sum((2 + 1) * shapes[name][0] + 2 * setup.lora_rank for name in setup.lora_targets)
-    kept = tokens * 2 * width if checkpointing else layer + 2 * lora_size(text, setup)
-    gradients = tokens * 2 * (2 * text.intermediate_size + width)  # of results: at most so many at once
-    # To train rows of the head, PEFT copies it, TRL its gradient in 4 bytes, then 2; it scores in tiles of 4096 tokens.
-    head, tile = width * text.vocab_size * (setup.trained_rows > 0), 2 * 32768 * min(answers, 4096)
-    pictures, seeing = batch * load.pictures, patches * (10 * vision.hidden_size + 4 * vision.intermediate_size)
     return {
-        "vision tower": (pictures * 4 * 3 * vision.image_size**2, pictures * seeing),
         "image Q-Former": qformer(*image) if image_trains else (0, 0),
         "video Q-Former": qformer(*video) if image_trains or video_trains else (0, 0),
         "aggregator": (aggregated, 0),
-        "projector": (2 * video[0].hidden_size * (batch * config.num_video_query_tokens * video[-1] + width), 0),
-        "language model": (text.num_hidden_layers * kept + tokens * 4 * width, gradients + layer * checkpointing),
-        "head": (2 * answers * width + 2 * head, 4 * answers * width + tile + 6 * head),
+        "projector": (2 * wide * (batch * config.num_video_query_tokens * video[-1] + text.hidden_size), 0),
     }
 
 
@@ -231,9 +133,10 @@ def memory(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, float]
     counts, text = parameters(config, setup), config.text_config
     trained = sum(size for _, size in counts.values())
     layer = sum(given * made for given, made in projections(text).values())
-    linear, frozen = text.num_hidden_layers * layer, sum(size for size, trains in counts.values() if not trains)
+    linear, frozen = text.num_hidden_layers * layer, sum(size - trains for size, trains in counts.values())
     used = activations(config, load, setup)
-    kept, (_, seeing) = sum(one for one, _ in used.values()), used.pop("vision tower")
+    kept = sum(one for one, _ in used.values())
+    seeing = max(used.pop(tower, (0, 0))[1] for tower in ("vision tower", "video encoder"))
     weights, states = {"ddp": (1, 1), "zero2": (1, setup.gpus), "zero3": (setup.gpus, setup.gpus)}[setup.sharding]
     found = {
         "frozen weights": (2 * (frozen - linear) + FROZEN_BYTES[setup.bits] * linear) / weights,

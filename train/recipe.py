@@ -88,9 +88,12 @@ class Recipe:
         crop_images: whether image sequences have one too, which forbids that they share pictures.
         feature_cache: folder where the frozen vision tower's features of all pictures and frames are kept, so that
             each is decoded and encoded once for all runs; needs `crop: false`.
-        lora_rank, lora_alpha, lora_dropout, lora_targets: LoRA of the language model.
-        trained_parts: what trains in full beside it, of `image_qformer`, `video_qformer`, `aggregator` and `projector`;
-            all that the model has if not given.
+        lora_rank, lora_alpha, lora_dropout, lora_targets: LoRA of the language model; none with rank 0.
+        trained_parts: what trains in full beside it: all between vision tower and language model if not given, else
+            some of `image_qformer`, `video_qformer`, `aggregator`, `projector`, `spatial_projector` and
+            `temporal_projector`, and of the language model's own `embeddings` and `head`, of which else only the
+            notation's rows train.
+        learning_rates: of `lora` and of trained parts, where they are others than `learning_rate`.
         quantization: 8 or 4 bits for the frozen language model.
         dtype: of the frozen weights; what is trained is kept in float32.
         attn_implementation: of all parts that have a choice.
@@ -118,6 +121,7 @@ class Recipe:
     lora_dropout: float | int = 0.1
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
     trained_parts: list[str] | None = None
+    learning_rates: dict[str, float] | None = None
     quantization: Literal[None, 4, 8] = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     attn_implementation: str = "sdpa"

@@ -33,9 +33,9 @@ from .bill import bill
 from .card import describe, publish, write_card
 from .collator import Collator
 from .features import fingerprint, keep_features, patches_of
+from .flops import SHARDINGS
 from .mixture import Mixture
 from .native import NativeCollator
-from .plan import SHARDINGS
 from .recipe import Recipe, as_run, claim, read_recipe
 from .sharding import split_by, unsplit
 from .trainer import SKIPPED, SequenceTrainer
@@ -109,6 +109,8 @@ def load(recipe: Recipe, args: SFTConfig, state: PartialState):
             f"longer than max_length={args.max_length}"
         )
     if recipe.feature_cache:
+        if model.config.has_two_streams:
+            raise DataError("feature_cache: expected a model with one vision tower, found two streams")
         if not model.config.freeze_vision:
             raise DataError("feature_cache: expected a model with freeze_vision: true, found a vision tower that isn't")
         if is_deepspeed_zero3_enabled():
@@ -177,6 +179,7 @@ def main(arguments: list[str] | None = None):
             patches_of(model.config) if recipe.feature_cache else None,
         ),
         processing_class=processor.native if is_native else processor,
+        rates=recipe.learning_rates,
         max_loss=recipe.max_loss,
         held_out=held_out,
     )

@@ -20,6 +20,7 @@ from trl import SFTConfig, SFTTrainer
 
 from dataset_scripts.items import DataError
 
+from .adapter import ends_of
 from .mixture import BatchSampler, Mixture
 from .sharding import make_ready
 from .watching import SOURCE, TASK, HeldOutQuestions, Terminal
@@ -47,14 +48,22 @@ class SequenceTrainer(SFTTrainer):
     """
     Args:
         mixture: what is trained on; its rows are the trainer's data set.
+        rates: learning rates of LoRA and of parts that train, where they are others than `learning_rate`.
         max_loss: mean loss of a batch from which on the run counts as exploded; twice that of guessing if not given.
         held_out: groundings to ask about now and then.
     """
 
     def __init__(
-        self, *args, mixture: Mixture, max_loss: float | None = None, held_out: HeldOutQuestions | None = None, **kwargs
+        self,
+        *args,
+        mixture: Mixture,
+        rates: dict[str, float] | None = None,
+        max_loss: float | None = None,
+        held_out: HeldOutQuestions | None = None,
+        **kwargs,
     ):
         super().__init__(*args, train_dataset=mixture.rows, **kwargs)
+        self.rates = rates or {}
         self.max_loss, self.held_out = max_loss or 2 * math.log(self.model.config.text_config.vocab_size), held_out
         if held_out and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             self.held_out = None
@@ -110,6 +119,28 @@ class SequenceTrainer(SFTTrainer):
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
         finally:
             self._waited += time.perf_counter() - began
+
+    # Learning rates
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Each part with a rate of its own becomes groups of its own, with and without weight decay as before."""
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if not new or not self.rates:
+            return optimizer
+        names = {one: name for name, one in (model or self.model).named_parameters()}
+        ends = ends_of(self.accelerator.unwrap_model(self.model).get_base_model())
+        pieces = {part: "lora_" if part == "lora" else f".{ends.get(part, part)}." for part in self.rates}
+        groups = []
+        for group in optimizer.param_groups:
+            left = group["params"]
+            for part, rate in self.rates.items():
+                own = [one for one in left if pieces[part] in names[one]]
+                left = [one for one in left if pieces[part] not in names[one]]
+                groups.append(group | {"params": own, "lr": rate})
+            groups.append(group | {"params": left})
+        optimizer.param_groups[:] = [group for group in groups if group["params"]]
+        return optimizer
 
     # Losses
 

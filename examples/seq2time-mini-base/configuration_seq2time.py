@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from huggingface_hub.dataclasses import strict
-from transformers import Blip2QFormerConfig, InstructBlipVisionConfig, PreTrainedConfig
+from transformers import Blip2QFormerConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.auto import AutoConfig
 
@@ -66,6 +66,51 @@ PRESETS["temporalvlm"] = PRESETS["timechat"] | {
     "num_fusion_layers": 1,  # inferred, as is that a fusion is one of the video Q-Former's width and heads
     "aggregator": "bilstm",  # of one layer, each direction half as wide: inferred
 }
+PRESETS["grounded_videollm"] = {
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 336,
+        "patch_size": 14,
+        "projection_dim": 768,
+    },
+    "temporal_config": {  # of InternVideo2-1B's size; its own weights are of another class
+        "model_type": "videomae",
+        "hidden_size": 1408,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+        "num_frames": 8,
+        "tubelet_size": 1,
+        "use_mean_pooling": False,
+    },
+    "text_config": {
+        "model_type": "phi3",  # Phi-3.5-mini
+        "vocab_size": 32064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,  # before its long-context scaling
+        "bos_token_id": 1,
+        "eos_token_id": 32007,
+        "pad_token_id": 32000,
+    },
+    "num_frames": 96,
+    "segment_size": 8,
+    "window_size": 0,
+    "window_stride": 0,
+    "spatial_pooling": "merge",  # of Phi-3.5; its LLaMA-3 form: "average" to 8
+    "spatial_side": 12,
+    "temporal_side": 4,
+    "time_notation": "bins",
+}
 
 
 class Windows(NamedTuple):
@@ -95,6 +140,18 @@ class Windows(NamedTuple):
         return sum(map(len, self(num_frames)))
 
 
+class Clips(NamedTuple):
+    """What a video encoder takes, frames of `side` pixels, and what it gives: patches of `steps` × `grid` × `grid`."""
+
+    frames: int
+    side: int
+    steps: int
+    grid: int
+
+
+CLIPS = {"videomae": ("num_frames", "image_size"), "vjepa2": ("frames_per_clip", "crop_size")}  # what they call them
+
+
 @strict
 class Seq2TimeVideoQFormerConfig(Blip2QFormerConfig):
     """BLIP-2's Q-Former over a window of frames; a class of its own so that it is read from its own key."""
@@ -111,8 +168,9 @@ class Seq2TimeVideoQFormerConfig(Blip2QFormerConfig):
 class Seq2TimeConfig(PreTrainedConfig):
     r"""
     Args:
-        vision_config (`InstructBlipVisionConfig` or dict):
-            The frozen EVA ViT that sees one picture.
+        vision_config (`PreTrainedConfig` or dict):
+            The frozen tower that sees one picture: EVA's ViT (`"instructblip_vision_model"`); with two streams CLIP's
+            (`"clip_vision_model"`).
         qformer_config (`InstructBlipQFormerConfig`, `Blip2QFormerConfig` or dict):
             The image Q-Former. `model_type="instructblip_qformer"` reads each frame's time sentence (TimeChat),
             `"blip_2_qformer"` reads no text (Video-LLaMA).
@@ -120,6 +178,14 @@ class Seq2TimeConfig(PreTrainedConfig):
             The video Q-Former that turns a window of frames into LLM tokens.
         text_config (`PreTrainedConfig` or dict):
             Any language model of `AutoModelForCausalLM`.
+        temporal_config (`PreTrainedConfig` or dict, *optional*):
+            A video encoder of `AutoModel`, VideoMAE or V-JEPA 2, frozen. With it the model has two streams in place of
+            Q-Formers (Grounded-VideoLLM): of each segment one key frame goes through the vision tower, all frames
+            through the video encoder.
+        spatial_pooling, spatial_side, temporal_side (`str`, `int`):
+            How patches of two streams become tokens. Of a key frame `spatial_side` × `spatial_side`, by `"average"`, or
+            by `"merge"`, which puts neighbours side by side and ends each row with a learned token; of each frame of a
+            segment `temporal_side` × `temporal_side` by average.
         time_notation (`str`):
             How a position is written for the language model; a name known to `get_notation`.
         time_notation_options (`dict`, *optional*):
@@ -135,14 +201,15 @@ class Seq2TimeConfig(PreTrainedConfig):
             one partial. `window_stride=0` is one window over all frames.
         segment_size (`int`):
             Frames of a segment (TemporalVLM): a video has as few segments as its frames fit into, equal ones, each with
-            windows and frame positions of its own. 0 makes one segment of every video.
+            windows and frame positions of its own. 0 makes one segment of every video. With two streams as many as the
+            video encoder takes, which sees the last frame of a shorter segment again.
         num_fusion_layers (`int`):
             Layers of self-attention among a segment's video tokens, each with residual and norm (TemporalVLM).
         aggregator (`str`, *optional*):
             What passes over the video tokens of all segments: `"bilstm"`, `"lstm"`, `"transformer"`, `"linear"` or
             `"average"` (TemporalVLM).
         num_query_tokens, num_video_query_tokens (`int`):
-            Queries per frame and per window.
+            Queries per frame and per window. With two streams the latter follows from the other sizes.
         vision_post_layernorm_eps (`float`):
             Epsilon of the norm behind the ViT (BLIP's `ln_vision`), which differs from the ViT's own.
         freeze_vision (`bool`):
@@ -155,15 +222,17 @@ class Seq2TimeConfig(PreTrainedConfig):
 
     model_type = "seq2time"
     sub_configs_defaults = {
-        "vision_config": InstructBlipVisionConfig,
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_vision_model"),
         "qformer_config": SubConfigSpec(config_class=AutoConfig, model_type="instructblip_qformer"),
         "video_qformer_config": Seq2TimeVideoQFormerConfig,
+        "temporal_config": SubConfigSpec(config_class=AutoConfig, model_type="videomae", optional=True),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }
 
     vision_config: dict | PreTrainedConfig | None = None
     qformer_config: dict | PreTrainedConfig | None = None
     video_qformer_config: dict | PreTrainedConfig | None = None
+    temporal_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
     time_notation: str = "rpt"
     time_notation_options: dict | None = None
@@ -176,6 +245,9 @@ class Seq2TimeConfig(PreTrainedConfig):
     segment_size: int = 0
     num_fusion_layers: int = 0
     aggregator: Literal["bilstm", "lstm", "transformer", "linear", "average"] | None = None
+    spatial_pooling: Literal["merge", "average"] = "merge"
+    spatial_side: int = 12
+    temporal_side: int = 4
     num_query_tokens: int = 32
     num_video_query_tokens: int = 32
     vision_post_layernorm_eps: float = 1e-5
@@ -197,6 +269,9 @@ class Seq2TimeConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.qformer_config.encoder_hidden_size = self.vision_config.hidden_size
         self.video_qformer_config.encoder_hidden_size = self.qformer_config.hidden_size
+        if self.has_two_streams and self.temporal_config.model_type in CLIPS:  # others are refused below
+            key_frame = self.spatial_side * (self.spatial_side + (self.spatial_pooling == "merge"))
+            self.num_video_query_tokens = key_frame + self.clips.steps * self.temporal_side**2 + 1
         if self.tie_word_embeddings is None:
             self.tie_word_embeddings = bool(self.text_config.tie_word_embeddings)
 
@@ -238,6 +313,43 @@ class Seq2TimeConfig(PreTrainedConfig):
         if (self.num_fusion_layers or self.aggregator == "transformer") and width % heads:
             raise ValueError(f"the video Q-Former's width must be divisible by its heads, found {width} and {heads}")
 
+    def validate_streams(self):
+        vision, temporal = self.vision_config, self.temporal_config
+        wanted = "clip_vision_model" if self.has_two_streams else "instructblip_vision_model"
+        if vision.model_type != wanted:
+            raise ValueError(
+                f"vision_config.model_type must be {wanted!r} {'with' if self.has_two_streams else 'without'} a "
+                f"temporal_config, found {vision.model_type!r}"
+            )
+        if not self.has_two_streams:
+            return
+        if temporal.model_type not in CLIPS:
+            known = ", ".join(map(repr, CLIPS))
+            raise ValueError(f"temporal_config.model_type must be one of {known}, found {temporal.model_type!r}")
+        if self.segment_size != self.clips.frames or self.window_stride or self.aggregator:
+            raise ValueError(
+                f"two streams see segments of as many frames as the video encoder takes, {self.clips.frames}, without "
+                f"windows and aggregator; found segment_size={self.segment_size}, window_stride={self.window_stride}, "
+                f"aggregator={self.aggregator}"
+            )
+        if self.clips.frames % temporal.tubelet_size:
+            raise ValueError(
+                "the frames that the video encoder takes must be whole tubelets, found "
+                f"{self.clips.frames} frames and tubelet_size={temporal.tubelet_size}"
+            )
+        side = vision.image_size // vision.patch_size
+        if self.spatial_pooling == "merge" and (self.spatial_side < 1 or side % self.spatial_side):
+            raise ValueError(
+                f"spatial_side must divide the vision tower's {side} patches a row to merge them, found "
+                f"{self.spatial_side}"
+            )
+        most = side, self.clips.grid
+        if not (1 <= self.spatial_side <= most[0] and 1 <= self.temporal_side <= most[1]):
+            raise ValueError(
+                f"spatial_side and temporal_side must be between 1 and the encoders' {most[0]} and {most[1]} patches a "
+                f"row, found {self.spatial_side} and {self.temporal_side}"
+            )
+
     def validate_image_qformer(self):
         if min(self.num_query_tokens, self.num_video_query_tokens) < 1:
             raise ValueError(
@@ -253,7 +365,18 @@ class Seq2TimeConfig(PreTrainedConfig):
     @property
     def qformer_reads_time(self) -> bool:
         """Whether the image Q-Former is given each frame's time sentence."""
-        return self.qformer_config.model_type == "instructblip_qformer"
+        return not self.has_two_streams and self.qformer_config.model_type == "instructblip_qformer"
+
+    @property
+    def has_two_streams(self) -> bool:
+        return self.temporal_config is not None
+
+    @property
+    def clips(self) -> Clips:
+        """What the video encoder of two streams takes and gives."""
+        encoder = self.temporal_config
+        frames, side = (getattr(encoder, name) for name in CLIPS[encoder.model_type])
+        return Clips(frames, side, frames // encoder.tubelet_size, side // encoder.patch_size)
 
     @property
     def windows(self) -> Windows:

@@ -361,6 +361,20 @@ def render(text: str, notation: Notation | str) -> str:
     )
 
 
+def worded(text: str, notation: Notation | str) -> str:
+    """
+    An answer as stored text, its spans in the words of the notation's answers: `From … to …, … to ….` in place of `The
+    given query happens in … - …, … - ….` and of `… - …`. Its marks stay marks.
+    """
+    notation = get_notation(notation) if isinstance(notation, str) else notation
+
+    def spans(found: re.Match) -> str:
+        lead = notation.opening if found["opening"] else notation.lead
+        return lead + found["spans"].replace("]] - [[", f"]]{notation.separator}[[")
+
+    return _SPANS.sub(spans, text)
+
+
 def parse(text: str, notation: Notation | str, length: float, unit: str = "s") -> str:
     """
     What a language model wrote as stored text: every time a mark out of `length`, the sequence's duration or its number
@@ -374,6 +388,8 @@ def parse(text: str, notation: Notation | str, length: float, unit: str = "s") -
     return _translate(text, found, lambda plain: escape(notation.unescape(plain)))
 
 
+_SPAN = r"\[\[[^\[\]]+\]\] - \[\[[^\[\]]+\]\]"
+_SPANS = re.compile(rf"(?P<opening>{Notation.opening})?(?P<spans>{_SPAN}(?:, {_SPAN})*)")
 _LITERAL_MARK = re.compile(rf"\[(\\*)(?=\[{_NUMBER}/{_NUMBER} (?:s|image)\]\])")
 _ESCAPED_MARK = re.compile(rf"\[(\\*)\\(?=\[{_NUMBER}/{_NUMBER} (?:s|image)\]\])")
 

@@ -2,7 +2,8 @@
 Seq2Time: a video language model for temporal grounding, on TimeChat's base.
 
 pictures → vision tower (frozen) → image Q-Former with each frame's time → video Q-Former over windows of frames →
-(TemporalVLM: aggregator over the windows of all segments →) projector → language model.
+(TemporalVLM: aggregator over the windows of all segments →) projector → language model. Grounded-VideoLLM: vision tower
+and video encoder (frozen) → a projector each → language model.
 """
 
 from contextlib import nullcontext
@@ -17,12 +18,14 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutpu
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, find_adapter_config_file, is_peft_available
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_seq2time import Seq2TimeConfig
 from .temporal_answers import TemporalAnswers
 from .temporal_encoders import Aggregator, ImageQFormer, VideoQFormer
 from .time_notation import get_notation, seed_ids, time_tokens
+from .two_streams import Segments, SpatialProjector, TemporalProjector, TemporalTower
 
 
 @dataclass
@@ -74,6 +77,10 @@ class Seq2TimePreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, (ImageQFormer, VideoQFormer)):
             init.normal_(module.query_tokens, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, SpatialProjector) and module.merges:
+            init.normal_(module.row_end, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, TemporalProjector):
+            init.normal_(module.newline, mean=0.0, std=self.config.initializer_range)
 
 
 class Seq2TimeModel(Seq2TimePreTrainedModel):
@@ -83,13 +90,20 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         super().__init__(config)
         # Trained parts first: gradient checkpointing is judged by the first layer that has it.
         self.language_model = AutoModel.from_config(config.text_config)
-        self.projector = nn.Linear(config.video_qformer_config.hidden_size, config.text_config.hidden_size)
-        self.aggregator = Aggregator(config) if config.aggregator else None
-        self.video_qformer = VideoQFormer(config)
-        self.image_qformer = ImageQFormer(config)
-        self.vision_tower = InstructBlipVisionModel._from_config(config.vision_config)
-        self.vision_tower.post_layernorm.eps = config.vision_post_layernorm_eps
-        self.vision_tower.requires_grad_(not config.freeze_vision)
+        self.projector = self.aggregator = self.video_qformer = self.image_qformer = None
+        self.spatial_projector = self.temporal_projector = self.temporal_tower = None
+        if config.has_two_streams:
+            self.spatial_projector, self.temporal_projector = SpatialProjector(config), TemporalProjector(config)
+            self.temporal_tower = TemporalTower(config)
+            self.vision_tower = AutoModel.from_config(config.vision_config)
+        else:
+            self.projector = nn.Linear(config.video_qformer_config.hidden_size, config.text_config.hidden_size)
+            self.aggregator = Aggregator(config) if config.aggregator else None
+            self.video_qformer, self.image_qformer = VideoQFormer(config), ImageQFormer(config)
+            self.vision_tower = InstructBlipVisionModel._from_config(config.vision_config)
+            self.vision_tower.post_layernorm.eps = config.vision_post_layernorm_eps
+        for tower in self._towers():
+            tower.requires_grad_(not config.freeze_vision)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -98,12 +112,15 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.language_model.set_input_embeddings(value)
 
+    def _towers(self) -> list[nn.Module]:
+        return [tower for tower in (self.vision_tower, self.temporal_tower) if tower is not None]
+
     def train(self, mode: bool = True):
         super().train(mode)
-        if self.config.freeze_vision:  # loading replaces the parameters, and with them their flags
-            self.vision_tower.requires_grad_(False).eval()
+        for tower in self._towers() if self.config.freeze_vision else ():
+            tower.requires_grad_(False).eval()  # loading replaces the parameters, and with them their flags
         for part in (self.image_qformer, self.video_qformer):
-            if not _trains(part):
+            if part is not None and not _trains(part):
                 part.eval()
         return self
 
@@ -127,6 +144,8 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         if len(given) != 1:
             found = "both" if given else "neither"
             raise ValueError(f"exactly one of {' and '.join(frames)} must be given, found {found}")
+        if self.config.has_two_streams and video_patches is not None:
+            raise ValueError("two streams see frames in two sizes: expected pixel_values_videos, found video_patches")
         pictures = frames[given[0]]
         index, frame_mask = self._check_frames(given[0], pictures, video_frame_mask, video_picture_index)
         num_videos, num_frames = frame_mask.shape
@@ -136,6 +155,8 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         else:
             pictures = pictures[frame_mask] if ragged else pictures.flatten(0, 1)
 
+        if self.config.has_two_streams:
+            return self._watch(pictures, index, frame_mask, **kwargs)
         if video_patches is None:
             vision_outputs = self._see(pictures, **kwargs)
         else:
@@ -174,6 +195,25 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         # `requires_grad=False` alone is not enough: TRL and PEFT hook every embedding to require gradients.
         with torch.no_grad() if self.config.freeze_vision else nullcontext():
             return self.vision_tower(pictures, **kwargs | {"return_dict": True})
+
+    def _watch(self, pictures, index, frame_mask, **kwargs) -> BaseModelOutputWithPooling:
+        """Two streams, from all pictures and, in order of frames, which of them each frame shows, or each its own."""
+        segments = Segments(self.config.windows, frame_mask.sum(dim=1).tolist())
+        if index is None:
+            index = torch.arange(len(pictures), device=pictures.device)
+        keys, own = index[segments.keys.to(index.device)].unique(return_inverse=True)
+        vision_outputs = self._see(pictures[keys], **kwargs | {"output_hidden_states": True})
+        # The last layer but one, without the token of the whole picture, as LLaVA takes it from CLIP.
+        spatial = self.spatial_projector(vision_outputs.hidden_states[-2][:, 1:])[own]
+        with torch.no_grad() if self.config.freeze_vision else nullcontext():
+            frames = self.temporal_tower.resize(pictures)[index[segments.frames.to(index.device)]]
+            patches = self.temporal_tower(frames)
+        tokens = torch.cat([spatial, self.temporal_projector(patches)], dim=1)
+        vision_outputs.pooler_output = tuple(video.flatten(0, 1) for video in tokens.split(segments.counts))
+        vision_outputs.last_hidden_state = vision_outputs.last_hidden_state[own]
+        if len(set(segments.counts)) == 1:
+            vision_outputs.last_hidden_state = vision_outputs.last_hidden_state.unflatten(0, (len(frame_mask), -1))
+        return vision_outputs
 
     def _check_frames(self, name, frames, frame_mask, index):
         """Validates the frames' shapes; returns the picture index, if any, and the mask of existing frames."""
@@ -240,6 +280,7 @@ class Seq2TimeModel(Seq2TimePreTrainedModel):
         return mask.unsqueeze(-1).to(inputs_embeds.device)
 
     @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models take it
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -386,6 +427,7 @@ class Seq2TimeForConditionalGeneration(TemporalAnswers, Seq2TimePreTrainedModel,
         return token_ids
 
     @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")  # as transformers' own models take it
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,

@@ -98,8 +98,9 @@ class Plan:
             raise DataError(f"{recipe}: expected max_steps, or rows of a table differ in updates, too; found none")
         size = settings.get("per_device_train_batch_size", 8) * settings.get("gradient_accumulation_steps", 1)
         run = {key: value for key, value in as_run(read, settings, size).items() if not key.startswith(FREE)}
-        if run["trained_parts"] is None:  # it came later: runs that don't have it stay what they were
-            run.pop("trained_parts")
+        for later in ("trained_parts", "learning_rates"):  # runs that don't have them stay what they were
+            if run[later] is None:
+                run.pop(later)
         return run
 
     def runs(self, tables: list[str]) -> dict[str, Run]:
