@@ -25,13 +25,8 @@ from .recipe import Recipe
 PROJECTORS = ("multi_modal_projector", "deepstack_merger_list", "merger")  # as transformers calls them
 PRESET = "native"  # of a recipe whose model isn't of this package, for `--plan`
 # What belongs to Seq2Time's own encoder and batches, and the value of not asking for it.
-NOT_HERE = {
-    "crop_images": False,
-    "share_videos": False,
-    "feature_cache": None,
-    "learning_rates": None,
-    "quantization": None,
-}
+NOT_HERE = {"crop_images": False, "share_videos": False}
+NOT_HERE |= dict.fromkeys(("feature_cache", "learning_rates", "quantization"))
 
 
 def is_native(recipe: Recipe) -> bool:
