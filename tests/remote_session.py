@@ -46,7 +46,9 @@ with torch.no_grad():
         "base is the same": torch.equal(base(**inputs).last_hidden_state, model.model(**inputs).last_hidden_state),
         "beams": list(model.generate(**inputs, max_new_tokens=4, num_beams=2).shape),
         "frozen": not any(parameter.requires_grad for parameter in model.model.vision_tower.parameters()),
-        "time tokens": AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(["<0>", "<9>"]),
+        "time tokens": AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids(
+            [processor.notation.tokens[0], processor.notation.tokens[-1]]
+        ),
         "duration": inputs["video_metadata"][0].duration,
     }
 for task in ("image-text-to-text", "any-to-any"):

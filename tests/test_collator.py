@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from dataset_scripts.items import DataError
 from dataset_scripts.samples import Samples
-from modeling_seq2time.time_notation import render
+from modeling_seq2time.time_notation import render, worded
 from tests.training import (
     TINY,
     draws,
@@ -56,9 +56,10 @@ def row(number, epoch=0, copy=0, of=0, pool=0):
 def plain(processor, samples, number):
     """A sample the plain way: its own frames, its whole conversation as text, through the processor."""
     sample = samples[number]
-    turns = [
-        {"role": turn["role"], "content": render(turn["content"], processor.notation)} for turn in sample["messages"]
-    ]
+    turns = [dict(turn) for turn in sample["messages"]]
+    for turn in turns:
+        told = worded(turn["content"], processor.notation) if turn["role"] == "assistant" else turn["content"]
+        turn["content"] = render(told, processor.notation)
     turns[0]["content"] = [{"type": "video"}, {"type": "text", "text": turns[0]["content"]}]
     return processor(
         text=processor.apply_chat_template(turns),

@@ -22,6 +22,7 @@ CODE = {
     "temporal_encoders.py",
     "time_decoding.py",
     "time_notation.py",
+    "two_streams.py",
     "video_decoding.py",
     "video_packets.py",
     "video_processing_seq2time.py",
