@@ -1,4 +1,4 @@
-"""Video language models of transformers at toy size, as whole folders; their chat templates are the published ones."""
+"""Video language models of transformers at toy size, as whole folders; chat templates are like the published ones."""
 
 from pathlib import Path
 

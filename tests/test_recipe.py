@@ -60,6 +60,12 @@ def test_defaults_are_the_papers(read):
     assert settings == OURS and settings["max_length"] == 2048 and not settings["remove_unused_columns"]
 
 
+def test_learning_rates_are_above_zero(read):
+    assert read(SMALL + "learning_rates: {lora: 2e-4}\n")[0].learning_rates == {"lora": 2e-4}
+    with pytest.raises(DataError, match=r"learning_rates\.lora: expected a number above 0, found -1\.0"):
+        read(SMALL + "learning_rates: {lora: -1.0}\n")
+
+
 def test_keys_go_where_they_belong(read):
     text = SMALL + "lora_rank: 8\nlearning_rate: 1.0e-4\nmax_length: 512\nheld_out: {path: x, config: a}\n"
     recipe, settings = read(text)

@@ -325,3 +325,12 @@ def test_a_base_is_read_as_video_llama(tiny, tiny_folder):
     assert isinstance(processor, Seq2TimeProcessor) and "video_time_input_ids" not in processor.model_input_names
     with pytest.raises(DataError, match="expected a base whose image Q-Former reads time"):
         video_llama.as_video_llama(Path(tiny_folder("video_llama")))
+
+
+def test_the_runs_of_the_shipped_table_are_still_those_of_the_plan(tmp_path):
+    """A key that recipes gained, or a base that changed, would have them all trained anew."""
+    root = Path(__file__).parents[1]
+    plan = Plan(root / "train/reproduction.toml", root / "examples/seq2time-mini-base", tmp_path)
+    shipped = (root / "examples/reproduction/table2.json").read_text(encoding="utf-8")
+    known = [run.id in shipped for run in plan.runs(["table2"]).values() if run.seed == 0]
+    assert known == 3 * [True]

@@ -73,15 +73,15 @@ def lora_size(text, setup: Setup) -> int:  # parameters of a layer
     return setup.lora_rank * sum(sum(projections(text)[name]) for name in setup.lora_targets)
 
 
-def passes(config: Seq2TimeConfig, load: Load) -> tuple[int, tuple, tuple]:
-    """Patches of a picture; of the image and the video Q-Former: queries, words beside them, keys, passes of a row."""
-    patches = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1
+def passes(config: Seq2TimeConfig, load: Load) -> tuple[tuple, tuple]:
+    """Of the image and the video Q-Former: queries, words beside them, keys, passes of a row."""
+    patches, _ = picture(config)
     words = load.time_tokens if config.qformer_reads_time else 0
     windows = [len(window) for segment in config.windows(math.ceil(load.frames)) for window in segment]
     seen = min(max(windows, default=0), load.frames)
     image = (config.qformer_config, config.num_query_tokens, words, patches, load.frames)
     keys = seen * (config.num_query_tokens + words)
-    return patches, image, (config.video_qformer_config, config.num_video_query_tokens, 0, keys, len(windows))
+    return image, (config.video_qformer_config, config.num_video_query_tokens, 0, keys, len(windows))
 
 
 def aggregation(config: Seq2TimeConfig, load: Load) -> tuple[float, float]:
@@ -144,33 +144,39 @@ def picture(config: Seq2TimeConfig) -> tuple[int, float]:
     return patches + 1, embedding + encoder(patches + 1, vision)
 
 
+def key_frames(config: Seq2TimeConfig, load: Load) -> float:
+    """Pictures of a row that pass the vision tower: all, or with two streams one a segment."""
+    segments = len(config.windows.segments(math.ceil(load.frames)))
+    return min(segments, load.pictures) if config.has_two_streams else load.pictures
+
+
 def seen_by_streams(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
     segments, temporal = len(config.windows.segments(math.ceil(load.frames))), config.temporal_config
     patches, width = config.clips.steps * config.clips.grid**2, config.text_config.hidden_size
     embedding = 2 * patches * 3 * temporal.tubelet_size * temporal.patch_size**2 * temporal.hidden_size
     merges = config.spatial_pooling == "merge"
-    key_frame = config.spatial_side * (config.spatial_side + merges)
+    frames = (
+        config.clips.steps * config.temporal_side**2
+    )  # tokens of a segment; beside them the key frame's and its end
+    key_frame = config.num_video_query_tokens - frames - 1
     merged = (config.vision_config.image_size // config.vision_config.patch_size // config.spatial_side) ** 2
     given = config.vision_config.hidden_size * (merged if merges else 1)
     spatial = 2 * segments * key_frame * (given + width) * width
-    moving = 2 * segments * config.clips.steps * config.temporal_side**2 * (temporal.hidden_size + width) * width
+    moving = 2 * segments * frames * (temporal.hidden_size + width) * width
 
     def backward(part: str, forward: float, frozen: int) -> float:  # of a frozen input nothing is asked
         return (2 * forward - forward * frozen / (frozen + width)) * (part in setup.trained_parts)
 
     return {
-        "vision tower": (min(segments, load.pictures) * picture(config)[1], 0),
+        "vision tower": (key_frames(config, load) * picture(config)[1], 0),
         "video encoder": (segments * (embedding + encoder(patches, temporal)), 0),
-        "spatial projector": (
-            spatial,
-            backward("spatial_projector", spatial, given * (config.spatial_pooling == "average")),
-        ),
+        "spatial projector": (spatial, backward("spatial_projector", spatial, given * (not merges))),
         "temporal projector": (moving, backward("temporal_projector", moving, temporal.hidden_size)),
     }
 
 
 def seen_by_qformers(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
-    _, image, video = passes(config, load)
+    image, video = passes(config, load)
     image_trains, video_trains = ("image_qformer" in setup.trained_parts, "video_qformer" in setup.trained_parts)
 
     def qformer(part, queries, words, keys, times, trains: bool, keys_trained: bool) -> tuple[float, float]:

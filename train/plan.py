@@ -25,6 +25,7 @@ from .flops import (
     Setup,
     flops,
     inner_width,
+    key_frames,
     lora_size,
     passes,
     picture,
@@ -74,17 +75,17 @@ def activations(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, t
     trains = setup.trained_rows > 0 or "head" in setup.trained_parts
     head, tile = width * text.vocab_size * trains, 2 * 32768 * min(answers, 4096)
     patches, _ = picture(config)
-    pictures, seeing = batch * load.pictures, patches * (10 * vision.hidden_size + 4 * vision.intermediate_size)
+    seeing = batch * key_frames(config, load) * patches * (10 * vision.hidden_size + 4 * vision.intermediate_size)
     found = (streams_kept if config.has_two_streams else qformers_kept)(config, load, setup)
     return found | {
-        "vision tower": (pictures * 4 * 3 * vision.image_size**2, pictures * seeing),
+        "vision tower": (batch * load.pictures * 4 * 3 * vision.image_size**2, seeing),
         "language model": (text.num_hidden_layers * kept + tokens * 4 * width, gradients + layer * checkpointing),
         "head": (2 * answers * width + 2 * head, 4 * answers * width + tile + 6 * head),
     }
 
 
 def streams_kept(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
-    """Projectors keep their input, what is between their layers and its activation, and cast weights."""
+    """Not measured: projectors keep their input, what is between their layers and its activation, and cast weights."""
     temporal, segments = config.temporal_config, setup.batch * len(config.windows.segments(math.ceil(load.frames)))
     tokens, width = segments * config.num_video_query_tokens, config.text_config.hidden_size
     patches = segments * config.clips.steps * config.clips.grid**2
@@ -96,7 +97,7 @@ def streams_kept(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, 
 
 def qformers_kept(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[str, tuple[float, float]]:
     text, batch, checkpointing = config.text_config, setup.batch, setup.checkpointing
-    _, image, video = passes(config, load)
+    image, video = passes(config, load)
 
     def qformer(part, queries, words, keys, times) -> tuple[float, float]:
         width, tokens, layers = part.hidden_size, queries + words, part.num_hidden_layers

@@ -177,6 +177,9 @@ def read_recipe(path: str, overrides: list[str] = ()) -> tuple[Recipe, dict]:
     settings = {key: found.pop(key) for key in list(found) if key in SETTINGS}
     _expect_types(path, settings)
     recipe = _made(path, Recipe, found)
+    for part, rate in (recipe.learning_rates or {}).items():
+        if not 0 < rate < float("inf"):
+            raise DataError(f"{path}, learning_rates.{part}: expected a number above 0, found {rate}")
     if recipe.feature_cache is not None and (recipe.crop or recipe.crop_images):
         raise DataError(
             f"{path}, feature_cache: expected crop: false and crop_images: false, as a crop is new in each epoch and "

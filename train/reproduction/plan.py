@@ -98,7 +98,7 @@ class Plan:
             raise DataError(f"{recipe}: expected max_steps, or rows of a table differ in updates, too; found none")
         size = settings.get("per_device_train_batch_size", 8) * settings.get("gradient_accumulation_steps", 1)
         run = {key: value for key, value in as_run(read, settings, size).items() if not key.startswith(FREE)}
-        for later in ("trained_parts", "learning_rates"):  # runs that don't have them stay what they were
+        for later in ("trained_parts", "learning_rates", "frame_size"):  # runs that don't have them stay what they were
             if run[later] is None:
                 run.pop(later)
         return run
