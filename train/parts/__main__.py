@@ -8,10 +8,13 @@ Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the 
   what is there by its time, its time by what is there, and when a thing that does something came and went, as LLaMA can
   in a text.
 - sight: the vision tower tells, patch by patch, which words a picture's description has.
-- frames: Q-Formers and projector hand on each frame of a window as the token that the language model reads.
+- frames: Q-Formers and projector hand on each frame as the token that the language model reads.
+- motion: so that it also says what is done, as far as a window tells, video Q-Former and projector go on learning from
+  frames of films, as Video-LLaMA's have seen clips.
 
-So it was never shown a sequence, clip or video, and has no time tokens. Parts that are finished are kept when the
-command is given again.
+So it was never asked about more than the frames of a window, and has no time tokens. The language model has read
+of all pairs of colour and shape, as LLaMA has of everything; no other part was shown one of the test split. Parts that
+are finished are kept when the command is given again.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,23 +37,31 @@ from .asking import corpus
 from .fitting import in_bfloat16
 from .frames import learn_frames
 from .language import learn_language
+from .lists import draw_films
 from .model import make_model
+from .motion import learn_motion
 from .sight import Album, learn_sight
-from .views import draw_unseen, in_any_colour
+from .views import PAIRS, UNSEEN, View, draw_views
 
 
 PARTS = {  # what each part trains
     "language": ("model.language_model.", "lm_head."),
     "sight": ("model.vision_tower.",),
     "frames": ("model.image_qformer.", "model.video_qformer.", "model.projector."),
+    "motion": ("model.video_qformer.", "model.projector."),
 }
-STEPS = {"language": 3000, "sight": 2500, "frames": 800}
+STEPS = {"language": 2200, "sight": 4500, "frames": 900, "motion": 1500}
 
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder to write the model to")
-    parser.add_argument("--pictures", type=int, default=12_000, help="that are painted (default: %(default)s)")
+    parser.add_argument(
+        "--pictures", type=int, default=40_000, help="that are painted of each kind (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--film-frames", type=int, default=60_000, help="that are painted of each kind (default: %(default)s)"
+    )
     for name, count in STEPS.items():
         parser.add_argument(f"--{name}-steps", type=int, default=count, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
@@ -59,13 +71,15 @@ def main(arguments: list[str] | None = None):
     args = parser.parse_args(arguments)
     if args.output.exists():
         raise DataError(f"{args.output}: expected a folder that isn't there yet")
+    for name in ("pictures", "film_frames"):
+        if (count := getattr(args, name)) < 200:
+            raise DataError(f"--{name.replace('_', '-')}: expected at least 200, found {count}")
 
     finished = args.output.with_name(f".{args.output.name}.parts")
     settings = {name: value for name, value in vars(args).items() if name != "output"}
     took = _claim(finished / "settings.json", settings)
     model, processor = make_model(corpus(), args.seed)
     model.train()
-    patch, albums = model.config.vision_config.patch_size, None
     for number, name in enumerate(STEPS):
         file = finished / f"{name}.safetensors"
         if file.is_file():
@@ -73,19 +87,16 @@ def main(arguments: list[str] | None = None):
             continue
         steps, rng, began = getattr(args, f"{name}_steps"), np.random.default_rng([args.seed, number]), time.time()
         torch.manual_seed(args.seed)  # whatever was learned before in this process
-        if name != "language":
-            albums = albums or (
-                Album(processor, patch, args.seed, args.pictures),
-                Album(processor, patch, args.seed + 1, args.pictures, in_any_colour),
-                Album(processor, patch, args.seed + 2, 500, draw_unseen),
-            )
         with in_bfloat16(model, args.bf16):
             if name == "language":
                 learn_language(model, processor, steps, rng)
-            elif name == "sight":
-                learn_sight(model, albums, steps, rng)
+            elif name == "motion":
+                films = _albums(model, processor, draw_films, args.seed + 3, args.film_frames)
+                learn_motion(model, processor, films, steps, rng)
             else:
-                learn_frames(model, processor, albums, steps, rng)
+                pictures = _albums(model, processor, draw_views, args.seed, args.pictures)
+                learn = learn_sight if name == "sight" else learn_frames
+                learn(model, processor, pictures, steps, rng)
         with replacing(file) as new:
             own = {key: tensor.clone() for key, tensor in model.state_dict().items() if key.startswith(PARTS[name])}
             save_file(own, new)
@@ -99,6 +110,14 @@ def main(arguments: list[str] | None = None):
     shutil.rmtree(finished)
     size = sum(file.stat().st_size for file in args.output.rglob("*") if file.is_file())
     print(f"{args.output}: {model.num_parameters():,} parameters, {size / 1e6:.1f} MB")
+
+
+def _albums(model, processor, draw: Callable[..., list[View]], seed: int, count: int) -> Iterator[Album]:
+    """Of things in the colours that captions name, of such in any colour, and, to ask about, of the test split's."""
+    patch = model.config.vision_config.patch_size
+    for number, kind in enumerate(((count, PAIRS, False), (count, PAIRS, True), (min(count, 1000), UNSEEN, False))):
+        views = draw(np.random.default_rng([seed + number, 8]), *kind)
+        yield Album(processor, patch, seed + number, views)
 
 
 def _claim(path: Path, settings: dict) -> dict[str, int]:

@@ -9,18 +9,19 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 
 from .fitting import fit
 from .lesson import Lesson, Sample
 from .lists import DIGITS
-from .views import PAIRS
+from .views import READ
 
 
 TOKENS = 6000  # of a step, padding and all
 LINES, QUESTIONS = 16, 8  # about a list
 MOST, OF_THINGS_THAT_STAY = 64, 96  # pictures in a list
-LISTS, STAYS, SENTENCES, GROWN = 0.08, 0.17, 0.28, 0.3  # shares of the steps: when each begins, when lists are longest
+LISTS, STAYS, SENTENCES, GROWN = 0.07, 0.15, 0.24, 0.3  # shares of the steps: when each begins, when lists are longest
 POINTED = 0.5  # how much it counts where heads look
 
 
@@ -30,7 +31,7 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
     def draw(done: float) -> list[Sample]:
         """Lone pictures, then lists that grow, then things that stay, then questions too."""
         which, growth = rng.random(), min(1.0, max(0.0, (done - LISTS) / (GROWN - LISTS)))
-        staying = done > STAYS and rng.random() < 0.6
+        staying = done > STAYS and rng.random() < 0.7
         most = OF_THINGS_THAT_STAY if staying else MOST
         count = int(rng.integers(2, round(4 + (most - 4) * growth) + 1))
         if done > SENTENCES and rng.random() < 0.6:
@@ -55,11 +56,12 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
         asked += [(lesson.talk, 0.0, DIGITS), (lesson.talk_of_stays, 0.0, 1)]
         figures = [f"away {away[0]:.3f}"]
         for count in (8, MOST):
-            told = [f"{lesson.right(make, count, PAIRS, back, digits):.2f}" for make, back, digits in asked]
+            told = [f"{lesson.right(make, count, READ, back, digits):.2f}" for make, back, digits in asked]
             figures.append(f"{count}: {' '.join(told)}")
         return ", ".join(figures)
 
-    fit("language", [model.model.language_model, model.lm_head], steps, loss, 1e-2, report)
+    trained = [model.model.language_model, model.lm_head, nn.ModuleDict({"head": lesson.pointing.asked})]
+    fit("language", trained, steps, loss, 1e-2, report)
 
 
 def _filled(make: Callable[[], Sample]) -> list[Sample]:

@@ -17,13 +17,19 @@ SIZES = {
     | {"image_size": 112},
     "qformer_config": {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
     | {"max_position_embeddings": 40, "cross_attention_frequency": 1, **EXACT},
-    "video_qformer_config": {"hidden_size": 192, "intermediate_size": 384, "num_attention_heads": 6, **EXACT},
-    "text_config": {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 6, "num_attention_heads": 6}
-    | {"num_key_value_heads": 6, "max_position_embeddings": 4096},
+    "video_qformer_config": {
+        "hidden_size": 192,
+        "intermediate_size": 384,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+    }
+    | EXACT,
+    "text_config": {"hidden_size": 192, "intermediate_size": 416, "num_hidden_layers": 6, "num_attention_heads": 6}
+    | {"head_dim": 48, "num_key_value_heads": 6, "max_position_embeddings": 4096},
     "num_query_tokens": 4,
-    "window_size": 8,
-    "window_stride": 8,
-    "num_video_query_tokens": 8,  # one of a frame, as TimeChat's 32 of 32
+    "window_size": 16,
+    "window_stride": 16,
+    "num_video_query_tokens": 16,  # one of a frame, as TimeChat's 32 of 32
     "num_frames": 32,
 }
 VOCABULARY = 1500  # at most
@@ -44,17 +50,27 @@ def make_model(corpus: list[str], seed: int) -> tuple[Seq2TimeForConditionalGene
     model = Seq2TimeForConditionalGeneration(config)
     nn.init.normal_(model.get_input_embeddings().weight, std=SPREAD)
     grid = config.vision_config.image_size // config.vision_config.patch_size
-    tower, windows = model.model.vision_tower.embeddings, model.model.video_qformer
+    tower = model.model.vision_tower.embeddings
     with torch.no_grad():
         rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
         width = tower.position_embedding.shape[-1] // 2
         places = torch.cat([waves(rows.flatten(), width, 2 * grid), waves(columns.flatten(), width, 2 * grid)], dim=1)
         tower.position_embedding[0, 1:] = places
-        positions = windows.frame_positions.weight
-        positions.copy_(waves(torch.arange(len(positions)), positions.shape[1], config.window_size))
-        nn.init.normal_(windows.query_tokens, std=0.5)
         nn.init.normal_(model.model.image_qformer.query_tokens, std=0.5)
+    begin_windows(model)
     return model, processor
+
+
+@torch.no_grad()
+def begin_windows(model):
+    """
+    A video Q-Former and a projector at random, but for places in a window: those of frames and of the queries that are
+    to tell them are waves, in which a step from one to the next is the same everywhere.
+    """
+    parts, new = model.model, type(model)(model.config).model
+    parts.video_qformer, parts.projector = new.video_qformer, new.projector
+    for places in (parts.video_qformer.frame_positions.weight, parts.video_qformer.query_tokens[0]):
+        places.copy_(waves(torch.arange(len(places)), places.shape[1], model.config.window_size))
 
 
 def template_texts() -> list[str]:

@@ -1,6 +1,7 @@
-"""Single pictures of the miniworld's training split, and what there is to say about one, as weights of words."""
+"""Pictures of the miniworld, and what there is to say about one, as weights of words."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from dataset_scripts.parallel import each
 from dataset_scripts.sources import miniworld
 from dataset_scripts.sources.miniworld_drawing import (
+    ACTIONS,
     BACKGROUNDS,
     COLOURS,
     PLACES,
@@ -23,6 +25,8 @@ from dataset_scripts.sources.miniworld_drawing import (
 
 
 PAIRS, UNSEEN = (miniworld.pairs(split) for split in ("train", "test"))
+READ = [*PAIRS, *UNSEEN]  # in words
+EMPTY = 0.06  # of drawn pictures
 SMALL, LARGE = SIZES.values()
 FIRST, MIDDLE, LAST = sorted({x for x, _ in PLACES.values()})
 SIDES = ("top", "bottom", "left", "centre", "right")
@@ -30,7 +34,9 @@ WORDS = (
     *(*COLOURS, *SHAPES, *SIZES, *SIDES),
     *dict.fromkeys(word for name in BACKGROUNDS for word in name.split() if word not in ("on", "in", "the", "a")),
 )
-_PLACE_OF = {word: place for place, word in enumerate(WORDS)}
+POSE = slice(len(COLOURS) + len(SHAPES), len(COLOURS) + len(SHAPES) + len(SIZES) + len(SIDES))
+ALIKE = {"circle": 0, "ring": 0, "square": 4, "cross": 4, "triangle": 3, "star": 5}  # times in a turn; others once
+_PLACE_OF = {word: place for place, word in enumerate((*WORDS, *ACTIONS))}
 
 
 class View(NamedTuple):
@@ -45,6 +51,7 @@ class View(NamedTuple):
     angle: float = 0.0
     opacity: float = 1.0
     fill: tuple[int, int, int] | None = None  # any colour, in place of the named one
+    doing: tuple[tuple[str, float], ...] = ()  # actions, and how sure each is
 
     @property
     def size(self) -> str:
@@ -55,7 +62,7 @@ class View(NamedTuple):
         return min(PLACES, key=lambda word: math.dist(PLACES[word], (self.x, self.y)))
 
     def weights(self) -> np.ndarray:
-        """How much each of `WORDS` says about it. Between two places or sizes it is some of both."""
+        """How much each of `WORDS` and of `ACTIONS` says about it. Between two places or sizes it is some of both."""
         said = {word: 1.0 for word in self.background.split() if word in _PLACE_OF}
         if self.shape:
             across, down = (max(-1.0, min(1.0, (at - MIDDLE) / (LAST - MIDDLE))) for at in (self.x, self.y))
@@ -64,39 +71,46 @@ class View(NamedTuple):
             there |= {"right": max(across, 0.0), "left": max(-across, 0.0), "centre": 1 - abs(across)}
             there |= {"bottom": max(down, 0.0), "top": max(-down, 0.0)}
             said |= {word: weight * self.opacity for word, weight in there.items()}
-        weights = np.zeros(len(WORDS), np.float32)
-        for word, weight in said.items():
+        weights = np.zeros(len(_PLACE_OF), np.float32)
+        for word, weight in (said | dict(self.doing)).items():
             weights[_PLACE_OF[word]] = weight
         return weights
 
+    def pose(self) -> np.ndarray:
+        """Weights of `POSE` and how it is turned, which no word says: a point on a circle, alike where it looks so."""
+        turned = ALIKE.get(self.shape, 1) * math.radians(self.angle)
+        around = self.opacity * np.array([math.cos(turned), math.sin(turned)], np.float32) * bool(self.shape)
+        return np.concatenate([self.weights()[POSE], around])
 
-def draw_view(rng: np.random.Generator, pair: tuple[str, str] | None = None) -> View:
+
+def draw_view(rng: np.random.Generator, pair: tuple[str, str]) -> View:
     """Half of them as in captioned pictures, half as an object may be seen while it moves."""
-    colour, shape = pair or PAIRS[rng.integers(len(PAIRS))]
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-    if pair is None and rng.random() < 0.06:
-        return View("", "", MIDDLE, MIDDLE, SMALL, background)
     if rng.random() < 0.5:
         x, y = list(PLACES.values())[rng.integers(len(PLACES))]
         x, y = x + rng.uniform(-0.02, 0.02), y + rng.uniform(-0.02, 0.02)
         radius = (SMALL, LARGE)[rng.integers(2)] * rng.uniform(0.93, 1.07)
-        return View(colour, shape, x, y, radius, background, rng.uniform(-9, 9))
+        return View(*pair, x, y, radius, background, rng.uniform(-9, 9))
     radius = math.exp(rng.uniform(math.log(0.07), math.log(0.25)))
     near = 1.18 * radius + 0.03
     x, y = rng.uniform(near, 1 - near, 2)
     angle = rng.uniform(-180, 180) if rng.random() < 0.4 else rng.uniform(-12, 12)
-    return View(colour, shape, x, y, radius, background, angle, rng.uniform(0.25, 1) if rng.random() < 0.15 else 1.0)
+    return View(*pair, x, y, radius, background, angle, rng.uniform(0.25, 1) if rng.random() < 0.15 else 1.0)
 
 
-def in_any_colour(rng: np.random.Generator) -> View:
-    """An object of a colour that no caption names, so that its shape is known whatever its colour."""
-    view = draw_view(rng, PAIRS[rng.integers(len(PAIRS))])
-    return view._replace(fill=tuple(rng.integers(0, 256, 3).tolist()))
+def draw_views(rng: np.random.Generator, count: int, pairs: Sequence, any_colour: bool = False) -> list[View]:
+    """Some show nothing. Objects are of the colours that captions name, or of any."""
+    views = []
+    for _ in range(count):
+        view = draw_view(rng, pairs[rng.integers(len(pairs))])
+        if rng.random() < EMPTY:
+            view = View("", "", MIDDLE, MIDDLE, SMALL, view.background)
+        views.append(view._replace(fill=draw_fill(rng)) if any_colour else view)
+    return views
 
 
-def draw_unseen(rng: np.random.Generator) -> View:
-    """An object of the test split, to ask about."""
-    return draw_view(rng, UNSEEN[rng.integers(len(UNSEEN))])
+def draw_fill(rng: np.random.Generator) -> tuple[int, int, int]:
+    return tuple(rng.integers(0, 256, 3).tolist())
 
 
 def describe(rng: np.random.Generator, view: View) -> str:

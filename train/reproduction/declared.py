@@ -39,6 +39,7 @@ class Settings:
     phase2: list[str]
     base: str | None = None
     num_frames: int | None = None
+    trained_parts: list[str] | None = None
     change: dict = field(default_factory=dict)
 
 

@@ -79,7 +79,8 @@ class Plan:
             builds += [one["build"] for one in data]
             data = [{"path": one["build"]} | {key: one[key] for key in one if key != "build"} for one in data]
             values = phase.set | {"data": data, "seed": seed, "time_notation": settings.notation}
-            values |= {"num_frames": settings.num_frames} if settings.num_frames else {}
+            own = {"num_frames": settings.num_frames, "trained_parts": settings.trained_parts}
+            values |= {key: value for key, value in own.items() if value}
             phases.append((phase.recipe, values))
             told.append(self._as_trained(phase.recipe, values))
         identity = {"version": VERSION, "phases": told, "world": self.data_folder(declared.evaluation.world).name}
