@@ -155,9 +155,8 @@ def seen_by_streams(config: Seq2TimeConfig, load: Load, setup: Setup) -> dict[st
     patches, width = config.clips.steps * config.clips.grid**2, config.text_config.hidden_size
     embedding = 2 * patches * 3 * temporal.tubelet_size * temporal.patch_size**2 * temporal.hidden_size
     merges = config.spatial_pooling == "merge"
-    frames = (
-        config.clips.steps * config.temporal_side**2
-    )  # tokens of a segment; beside them the key frame's and its end
+    # Tokens of a segment; beside them it has the key frame's and its end.
+    frames = config.clips.steps * config.temporal_side**2
     key_frame = config.num_video_query_tokens - frames - 1
     merged = (config.vision_config.image_size // config.vision_config.patch_size // config.spatial_side) ** 2
     given = config.vision_config.hidden_size * (merged if merges else 1)

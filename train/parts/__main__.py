@@ -9,7 +9,7 @@ Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the 
   in a text.
 - sight: the vision tower tells, patch by patch, which words a picture's description has.
 - frames: Q-Formers and projector hand on each frame as the token that the language model reads.
-- motion: so that it also says what is done, as far as a window tells, video Q-Former and projector go on learning from
+- motion: so that it also says what is done, as far as a window tells, a video Q-Former and a projector learn anew, from
   frames of films, as Video-LLaMA's have seen clips.
 
 So it was never asked about more than the frames of a window, and has no time tokens. The language model has read

@@ -80,7 +80,7 @@ class Plan:
             data = [{"path": one["build"]} | {key: one[key] for key in one if key != "build"} for one in data]
             values = phase.set | {"data": data, "seed": seed, "time_notation": settings.notation}
             own = {"num_frames": settings.num_frames, "trained_parts": settings.trained_parts}
-            values |= {key: value for key, value in own.items() if value}
+            values |= {key: value for key, value in own.items() if value is not None}
             phases.append((phase.recipe, values))
             told.append(self._as_trained(phase.recipe, values))
         identity = {"version": VERSION, "phases": told, "world": self.data_folder(declared.evaluation.world).name}
