@@ -10,7 +10,10 @@ from .items import DataError
 
 def run(main: Callable[[], None], interrupted: str = "; the same command goes on from here"):
     sys.stdout.reconfigure(errors="replace")  # of a terminal that can't show all letters
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is under way is tidied up
+    for name in ("SIGTERM", "SIGHUP"):  # asked to end, or its terminal is closed: as Ctrl-C, so that all is tidied up
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) != signal.SIG_IGN:  # as `nohup` has it
+            signal.signal(number, signal.default_int_handler)
     try:
         main()
         sys.stdout.flush()

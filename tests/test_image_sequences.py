@@ -203,7 +203,7 @@ def test_a_killed_build_goes_on_where_it_stopped(source, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_says_how_to_go_on(source, tmp_path, by):
     options = ("--num-instances", "60000", "--shard-size", "200")
     code, errors = stopped_in_the_middle(source, tmp_path / "set", by, *options)

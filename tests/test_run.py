@@ -154,8 +154,21 @@ def test_a_killed_run_goes_on_with_two_processes_to_the_same_bytes(finished, opt
     assert json.loads((tmp_path / "speed.json").read_text())["processes"] == 2
 
 
+def test_what_nohup_ignores_stays_ignored():
+    handlers = [(one, signal.getsignal(one)) for one in (signal.SIGTERM, signal.SIGHUP)]
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        script.run(lambda: signal.raise_signal(signal.SIGHUP))
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with pytest.raises(SystemExit, match="130"):
+            script.run(lambda: signal.raise_signal(signal.SIGHUP))
+    finally:
+        for handler in handlers:
+            signal.signal(*handler)
+
+
 def test_an_interruption_is_one_line(finished, options, tmp_path, monkeypatch, capsys):
-    handler, ask, asked = signal.getsignal(signal.SIGTERM), Asker.ask, []
+    handlers, ask, asked = [(one, signal.getsignal(one)) for one in (signal.SIGTERM, signal.SIGHUP)], Asker.ask, []
 
     def interrupted(self, task, *rest):
         asked.append(task)
@@ -168,7 +181,8 @@ def test_an_interruption_is_one_line(finished, options, tmp_path, monkeypatch, c
         with pytest.raises(SystemExit, match="130"):
             script.run(lambda: main([*options, "--output", str(tmp_path)]))
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for handler in handlers:
+            signal.signal(*handler)
     assert capsys.readouterr().err.splitlines()[-1] == "interrupted; the same command goes on from here"
     assert len(AnswerLog(tmp_path).read()) == 4  # those of the first batch
     main([*options, "--output", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""Muon for matrices, AdamW for all else, on a cosine."""
+"""Muon for matrices, AdamW for embeddings and all else, on a cosine."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -95,5 +95,5 @@ def in_bfloat16(model, wanted: bool):
 
 
 def _at_the_edge(name: str) -> bool:
-    """Whether a matrix is an embedding or a head."""
-    return any(part in name for part in ("embed", "lm_head", "position", "head"))
+    """Whether a matrix is an embedding or one of the heads that are thrown away."""
+    return any(part in name for part in ("embed", "position", "head"))

@@ -110,7 +110,9 @@ def learn_frames(model, processor, albums: Iterable[Album], steps: int, rng: np.
         """Of pictures of the test split: colours, shapes and digits told right."""
         figures = []
         for notation in NOTATIONS:
-            drawn = [one for one in (draw_sequence(rng, MOST) for _ in range(2 * BATCH)) if one[1] == notation]
+            drawn = []
+            while not drawn:
+                drawn = [one for one in (draw_sequence(rng, MOST) for _ in range(2 * BATCH)) if one[1] == notation]
             picks, said, *_, times = told(notation, drawn, asked_about)
             figures.append(f"{notation}: {aim.right(said, unseen.weights[picks], times, COLOUR, SHAPE)}")
         return ", ".join(figures)

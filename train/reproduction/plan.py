@@ -98,11 +98,7 @@ class Plan:
         if settings.get("max_steps", -1) < 1:
             raise DataError(f"{recipe}: expected max_steps, or rows of a table differ in updates, too; found none")
         size = settings.get("per_device_train_batch_size", 8) * settings.get("gradient_accumulation_steps", 1)
-        run = {key: value for key, value in as_run(read, settings, size).items() if not key.startswith(FREE)}
-        for later in ("trained_parts", "learning_rates", "frame_size"):  # runs that don't have them stay what they were
-            if run[later] is None:
-                run.pop(later)
-        return run
+        return {key: value for key, value in as_run(read, settings, size).items() if not key.startswith(FREE)}
 
     def runs(self, tables: list[str]) -> dict[str, Run]:
         """The runs of tables, each once: of all rows with the first seed, then with the next."""

@@ -17,9 +17,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from dataset_scripts.files import atomic_writer
-from dataset_scripts.items import DataError, Problems
-from evaluation import caption_files, moment_files
-from evaluation.baselines import captioning_baselines, grounding_baselines
+from dataset_scripts.items import DataError
+from evaluation.baselines import of_run
 
 from .declared import BENCHMARKS
 from .plan import Plan, Run, as_arguments
@@ -115,14 +114,9 @@ def baselines(plan: Plan, answers: Path) -> dict[str, dict]:
     digest = hashlib.sha256(events.read_bytes() + queries.read_bytes()).hexdigest()
     known = plan.folder / f"baselines-{digest[:12]}.json"
     if not known.exists():
-        lengths = {name: one["duration"] for name, one in json.loads(events.read_text(encoding="utf-8")).items()}
-        asked = json.loads(queries.read_text(encoding="utf-8"))["annotations"]
-        moments = moment_files.grounding_references(queries, Problems())
-        of_queries = {str(one["id"]): lengths[one["image_id"]] for one in asked}
-        found = captioning_baselines(caption_files.references(events, Problems()), lengths)
-        grounded = grounding_baselines(moments, of_queries)
+        captioned, grounded = of_run(answers).values()
         with atomic_writer(known) as lines:
-            json.dump({name: found[name] | grounded[name] for name in found}, lines)
+            json.dump({name: captioned[name] | grounded[name] for name in captioned}, lines)
     return json.loads(known.read_text(encoding="utf-8"))
 
 
