@@ -131,15 +131,15 @@ def test_it_grounds_events_of_unseen_videos(mini, films):
         answers = model.ground(processor, film, queries, prompt=prompt)
         for event, (moment,) in zip(row["events"], answers, strict=True):
             shared.append(overlap((moment.start, moment.end), (event["start"], event["end"])))
-    assert np.mean(shared) > 0.4, f"mean IoU {np.mean(shared):.2f} of {len(shared)} queries"
+    assert np.mean(shared) > 0.5, f"mean IoU {np.mean(shared):.2f} of {len(shared)} queries"
 
 
 def test_it_tells_what_happens_when(mini, films):
-    """Most events that it names are told of colours, shapes and ways that there are; its card says how many not."""
+    """Nearly all events that it names are told of colours, shapes and ways that there are; its card says how many not."""
     model, processor = mini
     prompt = read_prompts(PROMPTS)["dvc"]
     said = model.dense_caption(processor, [film for film, _ in films], prompt=prompt, max_new_tokens=256)
     assert all(said), "something happens in each"
     texts = [moment.text.rstrip(".") for answer in said for moment in answer[:-1]]  # the last may be cut short
     known = {caption for row in product(COLOURS, SHAPES, ACTIONS) for caption in miniworld.event_captions(*row)}
-    assert np.mean([text in known for text in texts]) > 0.6, [text for text in texts if text not in known]
+    assert np.mean([text in known for text in texts]) > 0.9, [text for text in texts if text not in known]

@@ -2,6 +2,7 @@
 
 import json
 import re
+from copy import deepcopy
 from itertools import product
 
 import numpy as np
@@ -13,10 +14,10 @@ from transformers.models.llama import modeling_llama
 
 from dataset_scripts.items import DataError
 from dataset_scripts.sources import miniworld
-from dataset_scripts.sources.miniworld_drawing import ACTIONS
+from dataset_scripts.sources.miniworld_drawing import ACTIONS, SHAPES
 from dataset_scripts.wording import TEMPLATES
 from train.parts import __main__ as command
-from train.parts import asking, fitting, frames, lists, motion, pointing, sight, views
+from train.parts import asking, fitting, frames, lists, motion, pointing, sight, speech, views
 from train.parts.lesson import Lesson, places_of_digits
 from train.parts.model import make_model
 from train.parts.reading import Reading
@@ -31,6 +32,8 @@ STEPS = [
     "--frames-steps",
     "2",
     "--motion-steps",
+    "2",
+    "--speech-steps",
     "2",
     "--pictures",
     "200",
@@ -73,10 +76,11 @@ def test_a_base_is_made_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 
 def test_each_part_trains_its_own(made):
-    """And together they train all of the model; motion goes on with what frames began."""
+    """And together they train all of the model; motion and speech go on with what others began."""
     state = made[0].state_dict()
     names = {part: {name for name in state if name.startswith(own)} for part, own in command.PARTS.items()}
     assert names.pop("motion") < names["frames"]
+    assert names.pop("speech") == names["language"]
     assert all(names.values()) and set.union(*names.values()) == set(state)
     assert sum(map(len, names.values())) == len(state), "no part trains another's"
 
@@ -501,6 +505,32 @@ def test_products_are_in_bfloat16_and_attention_is_not(made):
         assert layer.config._attn_implementation == "sdpa"
     for hook in hooks:
         hook.remove()
+
+
+def test_speech_leaves_the_words_that_eyes_know(made, capsys):
+    model, processor = deepcopy(made[0]), made[1]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    speech.learn_speech(model, processor, 2, np.random.default_rng(0))
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    words = "model.language_model.embed_tokens.weight"
+    assert changed == {name for name in before if name.startswith(command.PARTS["speech"])} - {words}
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_words_in_a_list_are_counted_by_kind(made, monkeypatch):
+    """A model that says all as it is, but for shapes."""
+    model, processor = made
+    lesson = Lesson(model, processor, np.random.default_rng(0))
+    forward = lesson.forward
+    shapes = torch.tensor([lesson.words(shape)[0] for shape in SHAPES])
+
+    def all_but_shapes(samples):
+        _, wanted, answers, away = forward(samples)
+        said = torch.where(torch.isin(wanted, shapes), 0, wanted)
+        return functional.one_hot(said, model.config.text_config.vocab_size).float(), wanted, answers, away
+
+    monkeypatch.setattr(lesson, "forward", all_but_shapes)
+    assert lesson.in_words(16) == [1, 0, 1]
 
 
 def test_every_word_of_the_miniworld_is_one_token(made):

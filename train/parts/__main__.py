@@ -1,8 +1,8 @@
 """
 python -m train.parts --output runs/mini/base
 
-Trains the mini base from scratch on single pictures of the miniworld: what stands in for EVA-CLIP, InstructBLIP,
-Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the other:
+Trains the mini base from scratch on pictures and frames of films of the miniworld: what stands in for EVA-CLIP,
+InstructBLIP, Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the other:
 
 - language: the language model reads a picture as one token; it notes down what is there and when, and looks up in lists
   what is there by its time, its time by what is there, and when a thing that does something came and went, as LLaMA can
@@ -11,6 +11,7 @@ Video-LLaMA's video Q-Former and LLaMA, on which Seq2Time builds. One after the 
 - frames: Q-Formers and projector hand on each frame as the token that the language model reads.
 - motion: so that it also says what is done, as far as a window tells, a video Q-Former and a projector learn anew, from
   frames of films, as Video-LLaMA's have seen clips.
+- speech: the language model goes on, above all with what is to be said in words; their embeddings stay.
 
 So it was never asked about more than the frames of a window, and has no time tokens. The language model has read
 of all pairs of colour and shape, as LLaMA has of everything; no other part was shown one of the test split. Parts that
@@ -41,6 +42,7 @@ from .lists import draw_films
 from .model import make_model
 from .motion import learn_motion
 from .sight import Album, learn_sight
+from .speech import learn_speech
 from .views import PAIRS, UNSEEN, View, draw_views
 
 
@@ -49,8 +51,9 @@ PARTS = {  # what each part trains
     "sight": ("model.vision_tower.",),
     "frames": ("model.image_qformer.", "model.video_qformer.", "model.projector."),
     "motion": ("model.video_qformer.", "model.projector."),
+    "speech": ("model.language_model.", "lm_head."),
 }
-STEPS = {"language": 2200, "sight": 4500, "frames": 900, "motion": 1500}
+STEPS = {"language": 2200, "sight": 4500, "frames": 900, "motion": 1500, "speech": 2000}
 
 
 def main(arguments: list[str] | None = None):
@@ -88,8 +91,9 @@ def main(arguments: list[str] | None = None):
         steps, rng, began = getattr(args, f"{name}_steps"), np.random.default_rng([args.seed, number]), time.time()
         torch.manual_seed(args.seed)  # whatever was learned before in this process
         with in_bfloat16(model, args.bf16):
-            if name == "language":
-                learn_language(model, processor, steps, rng)
+            if name in ("language", "speech"):
+                learn = learn_language if name == "language" else learn_speech
+                learn(model, processor, steps, rng)
             elif name == "motion":
                 films = _albums(model, processor, draw_films, args.seed + 3, args.film_frames)
                 learn_motion(model, processor, films, steps, rng)

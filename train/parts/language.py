@@ -37,10 +37,10 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
         if done > SENTENCES and rng.random() < 0.6:
             count = 0 if which < 0.06 else 1 if which < 0.12 else count
             make = lesson.talk_of_stays if staying and count > 1 else lesson.talk
-            return _filled(lambda: make(count, {0: 4, 1: 2}.get(count, QUESTIONS)))
+            return filled(lambda: make(count, {0: 4, 1: 2}.get(count, QUESTIONS)))
         if done < LISTS or which < 0.08:
-            return _filled(lesson.note)
-        return _filled(lambda: (lesson.stays if staying else lesson.notes)(count, LINES))
+            return filled(lesson.note)
+        return filled(lambda: (lesson.stays if staying else lesson.notes)(count, LINES))
 
     def loss(step: int) -> torch.Tensor:
         logits, wanted, _, far = lesson.forward(draw(step / steps))
@@ -48,23 +48,27 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
         return functional.cross_entropy(logits.float(), wanted) + POINTED * far
 
     def report() -> str:
-        """
-        How far heads look from it; notes of times and pictures and answers with times that are right, when things come
-        and go to the first digits.
-        """
-        asked = [(lesson.notes, 0.0, DIGITS), (lesson.notes, 1.0, DIGITS), (lesson.stays, 0.0, 1)]
-        asked += [(lesson.talk, 0.0, DIGITS), (lesson.talk_of_stays, 0.0, 1)]
-        figures = [f"away {away[0]:.3f}"]
-        for count in (8, MOST):
-            told = [f"{lesson.right(make, count, READ, back, digits):.2f}" for make, back, digits in asked]
-            figures.append(f"{count}: {' '.join(told)}")
-        return ", ".join(figures)
+        return in_figures(lesson, away[0])
 
     trained = [model.model.language_model, model.lm_head, nn.ModuleDict({"head": lesson.pointing.asked})]
     fit("language", trained, steps, loss, 1e-2, report)
 
 
-def _filled(make: Callable[[], Sample]) -> list[Sample]:
+def in_figures(lesson: Lesson, away: float) -> str:
+    """
+    How far heads look from it; notes of times and pictures and answers with times that are right, when things come
+    and go to the first digits.
+    """
+    asked = [(lesson.notes, 0.0, DIGITS), (lesson.notes, 1.0, DIGITS), (lesson.stays, 0.0, 1)]
+    asked += [(lesson.talk, 0.0, DIGITS), (lesson.talk_of_stays, 0.0, 1)]
+    figures = [f"away {away:.3f}"]
+    for count in (8, MOST):
+        told = [f"{lesson.right(make, count, READ, back, digits):.2f}" for make, back, digits in asked]
+        figures.append(f"{count}: {' '.join(told)}")
+    return ", ".join(figures)
+
+
+def filled(make: Callable[[], Sample]) -> list[Sample]:
     """As many samples as a step has room for, where all are padded to the longest."""
     samples, longest = [], 0
     while True:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from dataset_scripts.sources.miniworld_drawing import ACTIONS, COLOURS, SHAPES
+
 from .asking import about_a_picture, does, filled, list_stays, look_up, look_up_stay, named
-from .lists import DIGITS, Stay, between, draw_pictures, draw_stays, draw_time, draw_times
+from .lists import DIGITS, SURE, Stay, between, draw_pictures, draw_stays, draw_time, draw_times
 from .pointing import ASKED, LATER, WORD, Pointing
 from .reading import Reading
 from .sample import Sample, of_thing, of_time, of_view
@@ -21,8 +23,8 @@ BLUR = 0.3  # of the ideal tokens: eyes are never perfect
 class Lesson:
     """Samples, and batches of samples with the same number of pictures, so that none is padded between its parts."""
 
-    def __init__(self, model, processor, rng: np.random.Generator):
-        self.model, self.processor, self.rng = model, processor, rng
+    def __init__(self, model, processor, rng: np.random.Generator, sure: float = SURE):
+        self.model, self.processor, self.rng, self.sure = model, processor, rng, sure
         self.tokenizer, self.reading = processor.tokenizer, Reading(model.get_input_embeddings(), processor.tokenizer)
         self.pointing = Pointing(model.model.language_model)
         self.end, self.stop = self.tokenizer.eos_token_id, self.ids(".")
@@ -59,7 +61,7 @@ class Lesson:
 
     def note(self, pairs: Sequence = READ) -> Sample:
         """What is on a picture and the four digits of its time, or the other way round."""
-        (view,), digits = draw_pictures(self.rng, 1, pairs), draw_time(self.rng).digits
+        (view,), digits = draw_pictures(self.rng, 1, pairs, self.sure), draw_time(self.rng).digits
         parts = [(self.words(named(self.rng, view, 1)), 0, 0, WORD), (self.number(digits), 0, 0, 0)]
         sample = self.opened([view], [digits])
         for part in parts[:: self.rng.choice((1, -1))]:
@@ -70,7 +72,7 @@ class Lesson:
 
     def notes(self, count: int, lines: int, pairs: Sequence = READ, back: float = 0.25) -> Sample:
         """Of a list, as many lines. What comes second is to be learned: a time, with this chance what is seen."""
-        views = draw_pictures(self.rng, count, pairs)
+        views = draw_pictures(self.rng, count, pairs, self.sure)
         sample = self.opened(views, self.any_digits(count, self.rng.random() < 0.25))
         for place in self.rng.integers(count, size=lines):
             time = self.number(sample.digits[place])
@@ -86,7 +88,7 @@ class Lesson:
 
     def stays(self, count: int, lines: int, pairs: Sequence = READ, back: float = 0.25) -> Sample:
         """Lines of things, what they do, from when to when; with this chance all in order, all of it to be learned."""
-        views, stays = draw_stays(self.rng, count, pairs, self.step)
+        views, stays = draw_stays(self.rng, count, pairs, self.step, self.sure)
         sample, in_order = self.opened(views, self.any_digits(count, True)), self.rng.random() < back
         for stay in stays if in_order else self.some(stays, lines):
             action = "" if stay.once and self.rng.random() < 0.5 else stay.action
@@ -118,7 +120,7 @@ class Lesson:
         rng, times = self.rng, draw_times(self.rng, count)
         if count == 1:
             times = [draw_time(rng)]
-        views = draw_pictures(rng, count, pairs)
+        views = draw_pictures(rng, count, pairs, self.sure)
         sample = Sample(views, [time.digits for time in times])
         if count < 2:
             turns = about_a_picture(rng, views[0], times[0]) if count else [filled(rng) for _ in range(questions)]
@@ -134,7 +136,7 @@ class Lesson:
 
     def talk_of_stays(self, count: int, questions: int, pairs: Sequence = READ, back: float = 0.25) -> Sample:
         """Questions about some things that stay, or with this chance about all of them at once."""
-        views, stays = draw_stays(self.rng, count, pairs, self.step)
+        views, stays = draw_stays(self.rng, count, pairs, self.step, self.sure)
         times = draw_times(self.rng, count)
         if not stays:
             turns = [(*filled(self.rng), "", (), ())]
@@ -230,6 +232,16 @@ class Lesson:
         right = torch.ones(int(answers[-1]) + 1, dtype=torch.bool)
         right[answers[wrong]] = False
         return float(right.float().mean())
+
+    @torch.no_grad()
+    def in_words(self, count: int) -> list[float]:
+        """Of all that happens in a list, told in order: share of colours, of shapes and of first words of actions."""
+        logits, wanted, _, _ = self.forward([self.talk_of_stays(count, 0, READ, 1.0) for _ in range(24)])
+        right, shares = logits.argmax(-1) == wanted, []
+        for words in (COLOURS, SHAPES, [way for ways in ACTIONS.values() for way in ways]):
+            first = torch.tensor([self.words(word)[0] for word in words])
+            shares.append(float(right[torch.isin(wanted, first)].float().mean()))
+        return shares
 
 
 def places_of_digits(answer: str) -> list[tuple[int, int]]:

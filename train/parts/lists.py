@@ -16,6 +16,7 @@ from .views import MIDDLE, SMALL, View, draw_fill, draw_view
 DIGITS = 4  # of a time: those behind the point of a position, or hundreds to tenths of seconds and images
 AGAIN = 0.6  # how often a thing comes back
 DOING = 0.3  # of the lists of pictures say what things do
+SURE = 0.1  # at least, of what is done, where a whole window tells it
 BARE = 0.6  # how often times are digits alone in the phases' words
 KINDS, SHARES = ("image", "s", "position"), (0.2, 0.25, 0.55)  # of times, and how often each is drawn
 
@@ -68,7 +69,7 @@ def as_time(kind: str, code: int, bare: bool) -> Time:
     return Time(kind, written, digits, bare)
 
 
-def draw_pictures(rng: np.random.Generator, count: int, pairs: Sequence) -> list[View]:
+def draw_pictures(rng: np.random.Generator, count: int, pairs: Sequence, sure: float = SURE) -> list[View]:
     """
     Each of another pair of colour and shape. In half of the lists a few colours and shapes come again and again: it
     takes both then to tell one from the others. In some, a few pairs do, and it takes what they do as well.
@@ -78,7 +79,7 @@ def draw_pictures(rng: np.random.Generator, count: int, pairs: Sequence) -> list
         few = order[: max(1, math.ceil(count / rng.integers(2, 9)))]
         happenings = [(pair, action) for pair in few for action in ACTIONS if can(pair[1], action)]
         happenings = [happenings[one] for one in rng.permutation(len(happenings))[:count]]
-        guesses = [_guess(rng, action, int(rng.integers(3, 10))) for _, action in happenings]
+        guesses = [_guess(rng, action, int(rng.integers(3, 10)), sure) for _, action in happenings]
         return [
             draw_view(rng, pair)._replace(doing=doing) for (pair, _), doing in zip(happenings, guesses, strict=True)
         ]
@@ -88,7 +89,9 @@ def draw_pictures(rng: np.random.Generator, count: int, pairs: Sequence) -> list
     return [draw_view(rng, order[one]) for one in rng.permutation(count)]
 
 
-def draw_stays(rng: np.random.Generator, count: int, pairs: Sequence, window: int = 0) -> tuple[list[View], list[Stay]]:
+def draw_stays(
+    rng: np.random.Generator, count: int, pairs: Sequence, window: int = 0, sure: float = SURE
+) -> tuple[list[View], list[Stay]]:
     """
     Pictures of a place to which things come, one after the other; each does something, for one picture or for many. Now
     and then one comes back and does something else. Between them there may be none, or one that isn't told. What they
@@ -122,7 +125,7 @@ def draw_stays(rng: np.random.Generator, count: int, pairs: Sequence, window: in
                 there = min(max((place - came) / (went - came), 0.0), 1.0)
                 seen = pose(actor, action, there, seconds)
                 if told and window and (place == first or place % window == 0):
-                    doing = _guess(rng, action, min(after, place - place % window + window) - place)
+                    doing = _guess(rng, action, min(after, place - place % window + window) - place, sure)
                 views.append(View(*pair, *seen[:3], background, *seen[3:], doing=doing))
         else:
             views += (after - first) * [View("", "", MIDDLE, MIDDLE, SMALL, background)]
@@ -139,9 +142,9 @@ def draw_films(rng: np.random.Generator, count: int, pairs: Sequence, any_colour
     return drawn[:count]
 
 
-def _guess(rng: np.random.Generator, action: str, shown: int) -> tuple[tuple[str, float], ...]:
+def _guess(rng: np.random.Generator, action: str, shown: int, least: float) -> tuple[tuple[str, float], ...]:
     """What is done, as sure as so many pictures of it make one, first: of a single one nothing can be told."""
-    sure, share = (1 - 0.5 ** (shown - 1)) * rng.uniform(0.1, 1), rng.random()
+    sure, share = (1 - 0.5 ** (shown - 1)) * rng.uniform(least, 1), rng.random()
     other, another = [one for one in rng.permutation([*ACTIONS])[:3].tolist() if one != action][:2]
     return () if shown < 2 else ((action, sure), (other, (1 - sure) * share), (another, (1 - sure) * (1 - share)))
 
