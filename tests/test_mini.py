@@ -135,7 +135,7 @@ def test_it_grounds_events_of_unseen_videos(mini, films):
 
 
 def test_it_tells_what_happens_when(mini, films):
-    """Nearly all events that it names are told of colours, shapes and ways that there are; its card says how many not."""
+    """Nearly all are told of colours, shapes and ways that there are; its card says how many not."""
     model, processor = mini
     prompt = read_prompts(PROMPTS)["dvc"]
     said = model.dense_caption(processor, [film for film, _ in films], prompt=prompt, max_new_tokens=256)
