@@ -507,7 +507,7 @@ def test_products_are_in_bfloat16_and_attention_is_not(made):
         hook.remove()
 
 
-def test_speech_leaves_the_words_that_eyes_know(made, capsys):
+def test_speech_leaves_the_words_that_eyes_know(made):
     model, processor = deepcopy(made[0]), made[1]
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     speech.learn_speech(model, processor, 2, np.random.default_rng(0))
