@@ -1,6 +1,5 @@
 """Questions about time, answered with typed moments: `ground`, `dense_caption` and `highlights`; others in words."""
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -9,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from tqdm import tqdm
 from transformers import LogitsProcessorList
-from transformers.cache_utils import DynamicLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from .answer_form import AnswerForm
+from .answer_scores import next_scores
 from .moment_search import best_moments, expected_moments
 from .moments import (
     Answer,
@@ -134,20 +133,21 @@ class TemporalAnswers:
             search_steps (`int`, *optional*):
                 Searches for the most probable answers instead, whose probability then is the `score`, and continues so
                 many that were begun before it gives up proving that there are no better ones (`answer.proven`).
-            search_width (`int`): how many answers the model continues at a time.
+            search_width (`int`):
+                How many answers a search goes on with at a time, and how many lie beside each other in memory where a
+                language model's attention takes no tree of answers (`answer_scores`).
         """
 
         def search(jobs: list[_Job]) -> Iterator[Answer]:
             prompts = processor.tokenizer([job.prompt for job in jobs])["input_ids"]
-            shared = _common_prefix(prompts, self.config.video_token_id)
-            next_scores_of = _prompt_scores(self, jobs[0].window.features, prompts, shared)
-            for job, next_scores in zip(jobs, next_scores_of, strict=True):
-                common = job.form, next_scores, top_k, max_overlap, search_width
+            scores_of = next_scores(self, jobs[0].window.features, prompts, search_width)
+            for job, scores in zip(jobs, scores_of, strict=True):
+                common = job.form, scores, top_k, max_overlap
                 if search_steps is None:
                     ranked = expected_moments(*common, samples)
                     yield Answer(replace(_moment(job, item, job.query, 0.0), score=score) for item, score in ranked)
                     continue
-                found, proven = best_moments(*common, search_steps)
+                found, proven = best_moments(*common, search_width, search_steps)
                 yield Answer([_moment(job, item, job.query, item.log_prob) for item in found], proven=proven)
 
         def read(job: _Job, text: str) -> Answer:
@@ -440,62 +440,3 @@ def _mirror(video, query, answers: list[list[Answer]], processor):
 
 def _is_single(video, processor) -> bool:
     return isinstance(video, Watched) or processor.video_processor.is_single(video)
-
-
-def _common_prefix(prompts: list[list[int]], video_token_id: int) -> int:
-    """How many tokens all prompts of one video begin with, if its tokens are among them."""
-    shared = 0
-    while shared < min(map(len, prompts)) - 1 and len({prompt[shared] for prompt in prompts}) == 1:
-        shared += 1
-    return shared if all(video_token_id not in prompt[shared:] for prompt in prompts) else 0
-
-
-def _prompt_scores(model, features: torch.Tensor, prompts: list[list[int]], shared: int) -> Iterator[Callable]:
-    """For each prompt a function from answers begun to the scores of their next tokens; what is shared runs once."""
-
-    def run(tokens: list[int], cache, places: torch.Tensor, **inputs):
-        past = cache.get_seq_length() if cache else 0
-        ids = torch.tensor([tokens], device=model.device)
-        mask = torch.ones(1, past + len(tokens), device=model.device).long()
-        places = places[..., past : past + len(tokens)]
-        return model.base_model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=places,
-            cache=cache,
-            use_cache=True,
-            return_dict=True,
-            **inputs,
-        ).cache
-
-    common = None
-    for prompt in prompts:
-        ids = torch.tensor([prompt], device=model.device)
-        inputs = model._video_inputs(ids, [features])
-        places = inputs.pop("position_ids", torch.arange(len(prompt), device=model.device)[None])
-        if shared and common is None:
-            common = run(prompt[:shared], None, places, **inputs)
-        cache = run(prompt[shared:], copy.deepcopy(common), places, **({} if shared else inputs))
-        if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
-            found = model.config.text_config.model_type
-            raise ValueError(f"a search needs attention in every layer, which {found} has not: use constrain=False")
-
-        def next_scores(answers: list[tuple[int, ...]], cache=cache, last=places[..., -1:]) -> torch.Tensor:
-            past, longest = cache.get_seq_length(), max(map(len, answers))
-            rows = copy.deepcopy(cache)
-            rows.batch_repeat_interleave(len(answers))
-            ids = torch.tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers], device=model.device)
-            sizes = torch.tensor([len(answer) for answer in answers], device=model.device)
-            following = last + 1 + torch.arange(longest, device=model.device)
-            hidden = model.base_model(
-                input_ids=ids,
-                attention_mask=(torch.arange(past + longest, device=model.device) < past + sizes[:, None]).long(),
-                position_ids=following.repeat_interleave(len(answers), dim=-2),
-                cache=rows,
-                use_cache=True,
-                return_dict=True,
-            ).last_hidden_state
-            ends = hidden[torch.arange(len(answers), device=model.device), sizes - 1]
-            return model.get_output_embeddings()(ends).float()
-
-        yield next_scores

@@ -27,8 +27,8 @@ from dataset_scripts.sources import miniworld
 from evaluation import run as runner
 from examples.make_tiny_model import make_tokenizer
 from modeling_seq2time import cli, get_notation
+from modeling_seq2time.answer_scores import AnswerRows, AnswerTree, next_scores
 from modeling_seq2time.native_video import VIDEO, NativeProcessor, NativeVideoModel, as_native, load
-from modeling_seq2time.temporal_answers import _prompt_scores
 from modeling_seq2time.video_processing_seq2time import Seq2TimeVideoMetadata
 from tests.native_models import MODELS, write
 from tests.test_adapter import disturb
@@ -317,17 +317,22 @@ def test_labels_are_the_answers_and_their_ends(asked, name):
 
 
 @every_model
+@pytest.mark.parametrize("kind", [AnswerTree, AnswerRows])
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_search_scores_as_the_model_itself(asked, film, name, shared, monkeypatch):
+def test_a_search_scores_as_the_model_itself(asked, film, name, shared, kind, monkeypatch):
     model, processor = asked(name)
     watched = model.watch(processor, film, video_kwargs=FRAMES)
     inputs = inputs_of(processor, film)
-    ids, answers = inputs["input_ids"][0].tolist(), [(5, 6, 7), (8,)]
+    ids, answers = inputs["input_ids"][0].tolist(), [(5, 6, 7), (8,), (5, 9)]
+    prompts = [ids, ids if shared else [ids[0] + 1, *ids[1:]]]
     with torch.no_grad():
 
         def scores():
-            (next_scores,) = _prompt_scores(model, watched.windows[0].features, [ids], len(ids) - 5 if shared else 0)
-            return next_scores(answers)
+            found = next(next_scores(model, watched.windows[0].features, prompts, width=2))
+            assert isinstance(found, AnswerTree)
+            if kind is AnswerRows:
+                found = AnswerRows(model, found.cache, found.last, 2)
+            return torch.cat([found(answers[:1]), found(answers)[1:]])  # the second call's tree is there in part
 
         for answer, found in zip(answers, scores(), strict=True):
             longer = inputs | {"input_ids": torch.tensor([[*ids, *answer]])}

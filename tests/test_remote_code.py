@@ -13,6 +13,7 @@ HERE = Path(__file__).parent
 # What a model's folder holds besides weights and vocabularies; each is needed by a load without the package.
 CODE = {
     "answer_form.py",
+    "answer_scores.py",
     "configuration_seq2time.py",
     "modeling_seq2time.py",
     "moment_search.py",

@@ -18,6 +18,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -219,4 +220,5 @@ def finish(folder: Path, model: str, description: str, skipped: int):
 
 
 if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # for the whole process, this command's own: on CPUs they cost half its time
     run(main)

@@ -19,7 +19,6 @@ def expected_moments(
     next_scores: Callable[[list[tuple[int, ...]]], torch.Tensor],
     top_k: int = 1,
     max_overlap: float = 1.0,
-    width: int = 16,
     samples: int = 64,
 ) -> list[tuple[Found, float]]:
     """
@@ -30,13 +29,13 @@ def expected_moments(
     time, without chance; each counts as much as the model lets legal answers go its way.
 
     Args:
-        next_scores, max_overlap, width: as for `best_moments`.
+        next_scores, max_overlap: as for `best_moments`.
     """
     reached: dict[tuple[int, int], tuple[Found, float]] = {}
     places = [(samples, 0.0, *_say_forced(form, (), form.begin()))]
     while places:
-        batch, places = places[:width], places[width:]
-        for place, scores in zip(batch, next_scores([tokens for _, _, tokens, _ in batch]), strict=True):
+        level, places = places, []
+        for place, scores in zip(level, next_scores([tokens for _, _, tokens, _ in level]), strict=True):
             for count, cost, tokens, state in _part(form, place, scores):
                 if not state.found:
                     places.append((count, cost, tokens, state))

@@ -1,0 +1,120 @@
+"""
+What a language model would say next, after answers that a search has begun to a prompt.
+
+The answers are a tree: they branch only where a search tries several ways. Each of its nodes passes the language model
+once, in a sequence where a token sees the prompt and those before it in its own answer. Where attention takes no such
+masks (flash attention, windows that slide), answers are rows beside each other instead.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from transformers.cache_utils import DynamicLayer
+
+
+Scores = Callable[[list[tuple[int, ...]]], torch.Tensor]  # of answers so far to those of their next tokens
+
+
+def next_scores(model, features: torch.Tensor, prompts: list[list[int]], width: int) -> Iterator[Scores]:
+    """For each prompt a function from answers begun to the scores of their next tokens; what is shared runs once."""
+
+    def run(tokens: list[int], cache, places: torch.Tensor, **inputs):
+        past = cache.get_seq_length() if cache else 0
+        ids = torch.tensor([tokens], device=model.device)
+        mask = torch.ones(1, past + len(tokens), device=model.device).long()
+        places = places[..., past : past + len(tokens)]
+        return _run(model, ids, mask, places, cache, **inputs).cache
+
+    shared, common = _common_prefix(prompts, model.config.video_token_id), None
+    for prompt in prompts:
+        ids = torch.tensor([prompt], device=model.device)
+        inputs = model._video_inputs(ids, [features])
+        places = inputs.pop("position_ids", torch.arange(len(prompt), device=model.device)[None])
+        if shared and common is None:
+            common = run(prompt[:shared], None, places, **inputs)
+        cache = run(prompt[shared:], copy.deepcopy(common), places, **({} if shared else inputs))
+        if not all(isinstance(layer, DynamicLayer) for layer in cache.layers):
+            found = model.config.text_config.model_type
+            raise ValueError(f"a search needs attention in every layer, which {found} has not: use constrain=False")
+        attention = model.config.text_config._attn_implementation
+        if attention in ("eager", "sdpa") and not any(layer.is_sliding for layer in cache.layers):
+            yield AnswerTree(model, cache, places[..., -1:])
+        else:
+            yield AnswerRows(model, cache, places[..., -1:], width)
+
+
+class AnswerTree:
+    """Every token of any answer passes the language model once."""
+
+    def __init__(self, model, cache, last: torch.Tensor):
+        self.model, self.cache, self.last, self.past = model, cache, last, cache.get_seq_length()
+        self.nodes: dict[tuple[int, ...], int] = {}  # answers so far, by the place of their last token
+        self.seen = torch.zeros(0, 0, dtype=torch.bool)  # by a node: itself and those before it in its answer
+        self.hidden: torch.Tensor | None = None
+
+    def __call__(self, answers: list[tuple[int, ...]]) -> torch.Tensor:
+        begun = {answer[: size + 1]: None for answer in answers for size in range(len(answer))}
+        if new := sorted((answer for answer in begun if answer not in self.nodes), key=len):
+            self._grow(new)
+        places = torch.tensor([self.nodes[answer] for answer in answers], device=self.hidden.device)
+        return self.model.get_output_embeddings()(self.hidden[places]).float()
+
+    def _grow(self, new: list[tuple[int, ...]]):
+        old = len(self.nodes)
+        self.seen = torch.nn.functional.pad(self.seen, (0, len(new), 0, len(new)))
+        for place, answer in enumerate(new, old):
+            if len(answer) > 1:
+                self.seen[place] = self.seen[self.nodes[answer[:-1]]]
+            self.seen[place, place] = True
+            self.nodes[answer] = place
+        device, dtype = self.model.device, self.model.get_output_embeddings().weight.dtype
+        mask = torch.zeros(1, 1, len(new), self.past + len(self.nodes), dtype=dtype)
+        mask[..., self.past :].masked_fill_(~self.seen[old:], torch.finfo(dtype).min)
+        depths = torch.tensor([len(answer) for answer in new], device=device)
+        ids = torch.tensor([[answer[-1] for answer in new]], device=device)
+        hidden = _run(self.model, ids, mask.to(device), self.last + depths, self.cache).last_hidden_state[0]
+        self.hidden = hidden if self.hidden is None else torch.cat([self.hidden, hidden])
+
+
+class AnswerRows:
+    """Answers beside each other, so many at a time, each with a copy of the prompt's keys and values."""
+
+    def __init__(self, model, cache, last: torch.Tensor, width: int):
+        self.model, self.cache, self.last, self.width = model, cache, last, width
+
+    def __call__(self, answers: list[tuple[int, ...]]) -> torch.Tensor:
+        parts = [answers[first : first + self.width] for first in range(0, len(answers), self.width)]
+        return torch.cat([self._scores(part) for part in parts])
+
+    def _scores(self, answers: list[tuple[int, ...]]) -> torch.Tensor:
+        model, past, longest = self.model, self.cache.get_seq_length(), max(map(len, answers))
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(len(answers))
+        ids = torch.tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers], device=model.device)
+        sizes = torch.tensor([len(answer) for answer in answers], device=model.device)
+        mask = (torch.arange(past + longest, device=model.device) < past + sizes[:, None]).long()
+        places = (self.last + 1 + torch.arange(longest, device=model.device)).repeat_interleave(len(answers), dim=-2)
+        hidden = _run(model, ids, mask, places, cache).last_hidden_state
+        ends = hidden[torch.arange(len(answers), device=model.device), sizes - 1]
+        return model.get_output_embeddings()(ends).float()
+
+
+def _run(model, ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, cache, **inputs):
+    return model.base_model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=places,
+        cache=cache,
+        use_cache=True,
+        return_dict=True,
+        **inputs,
+    )
+
+
+def _common_prefix(prompts: list[list[int]], video_token_id: int) -> int:
+    """How many tokens all prompts of one video begin with, if its tokens are among them."""
+    shared = 0
+    while shared < min(map(len, prompts)) - 1 and len({prompt[shared] for prompt in prompts}) == 1:
+        shared += 1
+    return shared if all(video_token_id not in prompt[shared:] for prompt in prompts) else 0
