@@ -251,7 +251,7 @@ class AnswerForm:
             self.says["close"] = say(f"{unit_word}.", "stop", after="")
         elif self.form == "captions":
             self.says["lead"] = say(prefix + notation.lead, "start", before)
-            self.says["close"] = say("" if notation.tokens else f"{unit_word},", "text", after=" a")
+            self.says["close"] = say(f"{unit_word},", "text", after=" a")
         elif self.form == "highlights":
             self.says["lead"] = say(f"{prefix}The highlight timestamps are in the ", "point", before)
             self.says["more"] = say(", ", "point")

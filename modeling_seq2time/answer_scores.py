@@ -13,6 +13,7 @@ import torch
 from transformers.cache_utils import DynamicLayer
 
 
+TREES = ("eager", "sdpa")  # attention that takes any mask
 Scores = Callable[[list[tuple[int, ...]]], torch.Tensor]  # of answers so far to those of their next tokens
 
 
@@ -38,7 +39,7 @@ def next_scores(model, features: torch.Tensor, prompts: list[list[int]], width: 
             found = model.config.text_config.model_type
             raise ValueError(f"a search needs attention in every layer, which {found} has not: use constrain=False")
         attention = model.config.text_config._attn_implementation
-        if attention in ("eager", "sdpa") and not any(layer.is_sliding for layer in cache.layers):
+        if attention in TREES and not any(layer.is_sliding for layer in cache.layers):
             yield AnswerTree(model, cache, places[..., -1:])
         else:
             yield AnswerRows(model, cache, places[..., -1:], width)

@@ -35,8 +35,9 @@ def expected_moments(
     places = [(samples, 0.0, *_say_forced(form, (), form.begin()))]
     while places:
         level, places = places, []
-        for place, scores in zip(level, next_scores([tokens for _, _, tokens, _ in level]), strict=True):
-            for count, cost, tokens, state in _part(form, place, scores):
+        scores = next_scores([tokens for _, _, tokens, _ in level]).double()
+        for place, log_probs in zip(level, torch.log_softmax(scores, dim=-1), strict=True):
+            for count, cost, tokens, state in _part(form, place, log_probs):
                 if not state.found:
                     places.append((count, cost, tokens, state))
                     continue
@@ -50,11 +51,11 @@ def expected_moments(
     return list(itertools.islice(distinct(ranked, max_overlap, lambda one: form.positions(one[0])), top_k))
 
 
-def _part(form: AnswerForm, place: tuple, scores: torch.Tensor) -> Iterator[tuple]:
+def _part(form: AnswerForm, place: tuple, log_probs: torch.Tensor) -> Iterator[tuple]:
     """Where answers go from a place, how many each way, and what it costs that not all that may follow is legal."""
     count, cost, tokens, state = place
     ids, _ = form.choices(state)
-    log_probs = torch.log_softmax(scores.double(), dim=-1)[list(ids)]
+    log_probs = log_probs[list(ids)]
     legal = log_probs.logsumexp(dim=0)
     # Rounded, so that a lone answer takes the middle way.
     ends = (count * (log_probs - legal).exp().cumsum(dim=0) + 0.5).floor().long().tolist()

@@ -10,6 +10,7 @@ import torch
 
 from examples.make_tiny_model import make_tiny_model
 from modeling_seq2time import escape, failure_rate, render, temporal_answers
+from modeling_seq2time.answer_scores import AnswerRows, AnswerTree, next_scores
 from modeling_seq2time.video_decoding import decord, torchcodec
 from modeling_seq2time.video_processing_seq2time import window_spans
 from tests.videos import read_number, write_video
@@ -114,6 +115,27 @@ def test_other_language_models(video, model_type):
     model, processor = make_tiny_model("timechat", text_config={"model_type": model_type} | OTHERS[model_type])
     assert len(model.ground(processor, video, ["a", "b c"], top_k=2, **FAST)[1]) == 2
     assert model.dense_caption(processor, video, max_new_tokens=40)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("model_type", [*OTHERS, "mistral"])
+def test_answers_begun_score_as_they_do_alone(video, model_type, attention):
+    """Also where they are rows, as windows that slide take no tree."""
+    text = {"model_type": model_type} | (OTHERS | {"mistral": OTHERS["qwen2"] | {"sliding_window": 8}})[model_type]
+    model, processor = make_tiny_model("timechat", text_config=text, attn_implementation=attention)
+    assert model.config.text_config._attn_implementation == attention
+    (window,) = model.watch(processor, video, video_kwargs={"num_frames": 8}).windows
+    prompts, _ = processor.ask(["When is it?", "And this?"], [window.metadata] * 2)
+    ids = processor.tokenizer(prompts)["input_ids"]
+    calls = [[(7,)], [(7, 8, 9), (7, 5), (4, 8, 9)], [(7, 5, 6), (4,), (7, 8, 9)]]
+    for prompt, scores in zip(ids, next_scores(model, window.features, ids, width=2), strict=True):
+        assert isinstance(scores, AnswerRows if model_type == "mistral" else AnswerTree)
+        for answers in calls:
+            for answer, found in zip(answers, scores(answers), strict=True):
+                whole = torch.tensor([[*prompt, *answer]])
+                inputs = model._video_inputs(whole, [window.features])
+                assert found == pytest.approx(model(input_ids=whole, **inputs).logits[0, -1], abs=1e-5)
 
 
 def test_image_sequences_have_places(tiny):

@@ -162,6 +162,8 @@ def in_full(recipe: Recipe, model: Seq2TimeForConditionalGeneration) -> list[str
     if not parts and not recipe.lora_rank:
         raise DataError("lora_rank: expected LoRA or trained_parts, found 0 and none, so that nothing would train")
     trained = {"lora"} if recipe.lora_rank else set()
+    if model.config.time_token_ids and ends_of(model).keys() - set(parts):
+        trained.add("time_tokens")
     if strange := (recipe.learning_rates or {}).keys() - trained - set(parts):
         known = ", ".join([*sorted(trained), *parts])
         raise DataError(f"learning_rates: expected some of {known}, which train, found {', '.join(sorted(strange))}")

@@ -93,7 +93,7 @@ class Recipe:
             some of `image_qformer`, `video_qformer`, `aggregator`, `projector`, `spatial_projector` and
             `temporal_projector`, and of the language model's own `embeddings` and `head`, of which else only the
             notation's rows train.
-        learning_rates: of `lora` and of trained parts, where they are others than `learning_rate`.
+        learning_rates: of `lora`, `time_tokens` and trained parts, where they are others than `learning_rate`.
         quantization: 8 or 4 bits for the frozen language model.
         dtype: of the frozen weights; what is trained is kept in float32.
         attn_implementation: of all parts that have a choice.

@@ -26,6 +26,7 @@ from .sharding import make_ready
 from .watching import SOURCE, TASK, HeldOutQuestions, Terminal
 
 
+RATED = {"lora": "lora_", "time_tokens": "trainable_tokens_delta"}  # of what has a rate: what its parameters' names hold
 SHOWN = 20  # skipped samples on the terminal
 SKIPPED = "skipped.jsonl"
 
@@ -130,7 +131,7 @@ class SequenceTrainer(SFTTrainer):
             return optimizer
         names = {one: name for name, one in (model or self.model).named_parameters()}
         ends = ends_of(self.accelerator.unwrap_model(self.model).get_base_model())
-        pieces = {part: "lora_" if part == "lora" else f".{ends.get(part, part)}." for part in self.rates}
+        pieces = {part: RATED.get(part, f".{ends.get(part, part)}.") for part in self.rates}
         groups = []
         for group in optimizer.param_groups:
             left = group["params"]
