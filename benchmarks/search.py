@@ -3,8 +3,8 @@ Grounding with the answers that a search has begun as one tree, relative to rows
 
     python -m benchmarks.search [--repeats 5]
 
-Language models with random weights behind a tiny encoder: they are unsure, so that answers part as often as they can. Both
-ways find the same moments.
+Language models with random weights behind a tiny encoder: they are unsure, so that answers part as often as they can.
+Both ways find the same moments.
 """
 
 import argparse

@@ -26,7 +26,10 @@ from .sharding import make_ready
 from .watching import SOURCE, TASK, HeldOutQuestions, Terminal
 
 
-RATED = {"lora": "lora_", "time_tokens": "trainable_tokens_delta"}  # of what has a rate: what its parameters' names hold
+RATED = {
+    "lora": "lora_",
+    "time_tokens": "trainable_tokens_delta",
+}  # of what has a rate: what its parameters' names hold
 SHOWN = 20  # skipped samples on the terminal
 SKIPPED = "skipped.jsonl"
 
