@@ -26,10 +26,8 @@ from .sharding import make_ready
 from .watching import SOURCE, TASK, HeldOutQuestions, Terminal
 
 
-RATED = {
-    "lora": "lora_",
-    "time_tokens": "trainable_tokens_delta",
-}  # of what has a rate: what its parameters' names hold
+# Of what has a rate: what the names of its parameters hold.
+RATED = {"lora": "lora_", "time_tokens": "trainable_tokens_delta"}
 SHOWN = 20  # skipped samples on the terminal
 SKIPPED = "skipped.jsonl"
 
