@@ -133,6 +133,19 @@ def test_phase_two_starts_from_phase_one(recipe, sets, tmp_path):
     assert loaded.num_parameters() > 0
 
 
+def test_rows_of_time_tokens_may_have_a_rate_of_their_own(recipe, tmp_path):
+    adapters = []
+    for name, rates in (("without", None), ("with", {"time_tokens": 1e-2})):
+        settings = {"learning_rate": 0.0, "learning_rates": rates, "max_steps": 1, "trained_parts": []}
+        sft.main([recipe(output_dir=str(tmp_path / name), **settings)])
+        adapters.append(load_file(tmp_path / name / "adapter_model.safetensors"))
+    still, moved = adapters
+    changed = {name for name in still if not torch.equal(still[name], moved[name])}
+    assert len(changed) == 2 and all("lora" not in name for name in changed), "those read, and those said"
+    with pytest.raises(DataError, match="learning_rates: expected some of lora, .* found time_tokens"):
+        sft.main([recipe(time_notation="text", **settings | {"output_dir": str(tmp_path / "text")})])
+
+
 def test_the_same_seed_gives_the_same_bytes(recipe, tmp_path):
     file = recipe(max_steps=4, save_steps=2)
     for name, more in (("one", []), ("two", []), ("three", ["seed=1"])):
