@@ -271,7 +271,10 @@ def test_a_stage_learns_with_a_rate_for_each_part(recipe, tiny_folder, tmp_path)
             {"learning_rates": {"projector": 1e-3}},
             "learning_rates: expected some of lora, time_tokens, spatial_proj.* found projector",
         ),
-        ({"learning_rates": {"lora": 1e-3}, "lora_rank": 0}, "expected some of time_tokens, spatial_projector, .* found lora"),
+        (
+            {"learning_rates": {"lora": 1e-3}, "lora_rank": 0},
+            "expected some of time_tokens, spatial_projector, .* found lora",
+        ),
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(tiny_folder, settings, message):

@@ -26,7 +26,7 @@ POINTED = 0.5  # how much it counts where heads look
 
 
 def learn_language(model, processor, steps: int, rng: np.random.Generator):
-    lesson, away = Lesson(model, processor, rng), [0.0]
+    lesson = Lesson(model, processor, rng)
 
     def draw(done: float) -> list[Sample]:
         """Lone pictures, then lists that grow, then things that stay, then questions too."""
@@ -42,16 +42,30 @@ def learn_language(model, processor, steps: int, rng: np.random.Generator):
             return filled(lesson.note)
         return filled(lambda: (lesson.stays if staying else lesson.notes)(count, LINES))
 
+    teach("language", lesson, steps, draw, 1e-2)
+
+
+def teach(
+    name: str,
+    lesson: Lesson,
+    steps: int,
+    draw: Callable[[float], list[Sample]],
+    rate: float,
+    more: Callable[[], str] = str,
+):
+    """Samples are drawn by how much is done. `more` is told beside the lesson's own figures."""
+    model, away = lesson.model, [0.0]
+
     def loss(step: int) -> torch.Tensor:
         logits, wanted, _, far = lesson.forward(draw(step / steps))
         away[0] = 0.96 * away[0] + 0.04 * far.item()
         return functional.cross_entropy(logits.float(), wanted) + POINTED * far
 
     def report() -> str:
-        return in_figures(lesson, away[0])
+        return in_figures(lesson, away[0]) + more()
 
     trained = [model.model.language_model, model.lm_head, nn.ModuleDict({"head": lesson.pointing.asked})]
-    fit("language", trained, steps, loss, 1e-2, report)
+    fit(name, trained, steps, loss, rate, report)
 
 
 def in_figures(lesson: Lesson, away: float) -> str:

@@ -5,12 +5,8 @@ and what that does, of which frames say little and not by the words themselves.
 """
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
 
-from .fitting import fit
-from .language import LINES, MOST, OF_THINGS_THAT_STAY, POINTED, QUESTIONS, filled, in_figures
+from .language import LINES, MOST, OF_THINGS_THAT_STAY, QUESTIONS, filled, teach
 from .lesson import Lesson
 from .sample import Sample
 
@@ -21,10 +17,10 @@ ALONE = 0.06  # of what is talked about: no picture, and as often a single one
 
 
 def learn_speech(model, processor, steps: int, rng: np.random.Generator):
-    lesson, away = Lesson(model, processor, rng, SURE), [0.0]
+    lesson = Lesson(model, processor, rng, SURE)
     model.get_input_embeddings().requires_grad_(False)
 
-    def draw() -> list[Sample]:
+    def draw(done: float) -> list[Sample]:
         staying = rng.random() < STAYING
         count = int(rng.integers(2, (OF_THINGS_THAT_STAY if staying else MOST) + 1))
         if rng.random() < TALK:
@@ -38,15 +34,9 @@ def learn_speech(model, processor, steps: int, rng: np.random.Generator):
             make, asked = lesson.stays if staying else lesson.notes, LINES
         return filled(lambda: make(count, asked, back=IN_WORDS))
 
-    def loss(step: int) -> torch.Tensor:
-        logits, wanted, _, far = lesson.forward(draw())
-        away[0] = 0.96 * away[0] + 0.04 * far.item()
-        return functional.cross_entropy(logits.float(), wanted) + POINTED * far
+    def more() -> str:
+        """Colours, shapes and how it is begun to say what is done, in lists of it all."""
+        return f", in words {' '.join(f'{one:.2f}' for one in lesson.in_words(48))}"
 
-    def report() -> str:
-        """As of the language part; then colours, shapes and how it is begun to say what is done, in lists of it all."""
-        return f"{in_figures(lesson, away[0])}, in words {' '.join(f'{one:.2f}' for one in lesson.in_words(48))}"
-
-    trained = [model.model.language_model, model.lm_head, nn.ModuleDict({"head": lesson.pointing.asked})]
-    fit("speech", trained, steps, loss, 5e-3, report)
+    teach("speech", lesson, steps, draw, 5e-3, more)
     model.get_input_embeddings().requires_grad_(True)
