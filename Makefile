@@ -36,6 +36,8 @@ bench: .venv/dev.done
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.notations
 	$(BIN)/python -m benchmarks.constrained_decoding
+	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.denormals
 	$(BIN)/python -m benchmarks.long_videos
 	$(BIN)/python -m benchmarks.image_sequences
 	$(BIN)/python -m benchmarks.caption_metrics

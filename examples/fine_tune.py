@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
 import yaml
 
 from dataset_scripts import annotated_videos
@@ -57,4 +58,5 @@ def main(arguments: list[str] | None = None):
 
 
 if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # for the whole process, this command's own: on CPUs they cost much of its time
     run(main)

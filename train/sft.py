@@ -220,5 +220,5 @@ def finish(folder: Path, model: str, description: str, skipped: int):
 
 
 if __name__ == "__main__":
-    torch.set_flush_denormal(True)  # for the whole process, this command's own: on CPUs they cost half its time
+    torch.set_flush_denormal(True)  # for the whole process, this command's own: on CPUs they cost much of its time
     run(main)

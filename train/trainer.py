@@ -20,14 +20,12 @@ from trl import SFTConfig, SFTTrainer
 
 from dataset_scripts.items import DataError
 
-from .adapter import ends_of
+from .adapter import PARTS, ends_of
 from .mixture import BatchSampler, Mixture
 from .sharding import make_ready
 from .watching import SOURCE, TASK, HeldOutQuestions, Terminal
 
 
-# Of what has a rate: what the names of its parameters hold.
-RATED = {"lora": "lora_", "time_tokens": "trainable_tokens_delta"}
 SHOWN = 20  # skipped samples on the terminal
 SKIPPED = "skipped.jsonl"
 
@@ -132,7 +130,8 @@ class SequenceTrainer(SFTTrainer):
             return optimizer
         names = {one: name for name, one in (model or self.model).named_parameters()}
         ends = ends_of(self.accelerator.unwrap_model(self.model).get_base_model())
-        pieces = {part: RATED.get(part, f".{ends.get(part, part)}.") for part in self.rates}
+        pieces = {part: f".{ends.get(part, part)}." for part in self.rates}
+        pieces |= {"lora": PARTS["LoRA"], "time_tokens": PARTS["time tokens"]}
         groups = []
         for group in optimizer.param_groups:
             left = group["params"]

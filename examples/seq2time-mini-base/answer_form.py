@@ -11,6 +11,7 @@ from .time_notation import Notation
 
 
 FORMS = ("moments", "times", "grounding", "captions", "highlights")
+_WORDS = 8  # tokens that are left for an event's text when its time begins
 _TAIL = 24  # characters of the answer that rules on plain text may look back on
 
 
@@ -263,6 +264,7 @@ class AnswerForm:
         height = self.tree.height
         self.score_cost = _SALIENCY.height + max(said.get("next score", 0), said.get("last", 0))
         self.cost = height if self.form == "times" else 2 * height + said["between"] + said["close"]
+        self.cost += _WORDS if self.form == "captions" else 0
         if self.form == "highlights":
             self.cost = height + said["enough"] + self.score_cost
         self.least_room = said.get("lead", 0) + self.cost if "lead" in self.says else 0

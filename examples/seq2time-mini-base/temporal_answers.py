@@ -134,8 +134,8 @@ class TemporalAnswers:
                 Searches for the most probable answers instead, whose probability then is the `score`, and continues so
                 many that were begun before it gives up proving that there are no better ones (`answer.proven`).
             search_width (`int`):
-                How many answers a search goes on with at a time, and how many lie beside each other in memory where a
-                language model's attention takes no tree of answers (`answer_scores`).
+                How many answers such a search goes on with at a time; how many of any lie beside each other in memory
+                where attention takes no tree of answers (`answer_scores`). With `search_steps` a tree grows with them.
         """
 
         def search(jobs: list[_Job]) -> Iterator[Answer]:

@@ -14,6 +14,9 @@ from .answer_form import AnswerForm, Found, State
 from .moments import distinct, overlap
 
 
+TOGETHER = 64  # answers whose next tokens are scored at a time
+
+
 def expected_moments(
     form: AnswerForm,
     next_scores: Callable[[list[tuple[int, ...]]], torch.Tensor],
@@ -34,9 +37,9 @@ def expected_moments(
     reached: dict[tuple[int, int], tuple[Found, float]] = {}
     places = [(samples, 0.0, *_say_forced(form, (), form.begin()))]
     while places:
-        level, places = places, []
-        scores = next_scores([tokens for _, _, tokens, _ in level]).double()
-        for place, log_probs in zip(level, torch.log_softmax(scores, dim=-1), strict=True):
+        batch, places = places[:TOGETHER], places[TOGETHER:]
+        scores = next_scores([tokens for _, _, tokens, _ in batch]).double()
+        for place, log_probs in zip(batch, torch.log_softmax(scores, dim=-1), strict=True):
             for count, cost, tokens, state in _part(form, place, log_probs):
                 if not state.found:
                     places.append((count, cost, tokens, state))
