@@ -337,5 +337,5 @@ def test_the_runs_of_a_shipped_table_are_still_those_of_the_plan(shipped, tmp_pa
     """A key that recipes gained, or a base that changed, would have them all trained anew."""
     root = Path(__file__).parents[1]
     plan = Plan(root / "train/reproduction.toml", root / "examples/seq2time-mini-base", tmp_path)
-    found = shipped.read_text(encoding="utf-8")
-    assert all(run.id in found for run in plan.runs([shipped.stem]).values() if run.seed == 0)
+    told = {run for row in json.loads(shipped.read_text(encoding="utf-8"))["rows"] for run in row["runs"]}
+    assert told and told <= plan.runs([shipped.stem]).keys()
