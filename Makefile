@@ -45,7 +45,8 @@ bench: .venv/dev.done
 	$(BIN)/python -m benchmarks.training_steps
 	$(BIN)/python -m benchmarks.features
 
-# The paper's tables in miniature, some 12 hours, or 6 as two commands at a time (docs/reproduction.md); `make reproduce TABLE="table2 table5"` for some. Stop it and go on at any time.
+# The paper's tables in miniature, some 12 hours, or 6 as two commands at a time (docs/reproduction.md);
+# `make reproduce TABLE="table2 table5"` for some. Stop it and go on at any time.
 .PHONY: reproduce
 reproduce: .venv/dev.done
 	$(BIN)/python -m train.reproduce $(or $(TABLE),all)
