@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modeling_seq2time import AnswerForm
-from modeling_seq2time.moment_search import best_moments, expected_moments
+from modeling_seq2time.moment_search import TOGETHER, best_moments, expected_moments
 from modeling_seq2time.moments import overlap
 from tests.test_time_decoding import setting
 
@@ -135,16 +135,18 @@ def test_the_overlap_to_expect(name, length, unit, peak):
     """Of so many answers that none is left out, as over all moments there are; what isn't legal overlaps nothing."""
     notation, tokenizer = setting(name, **({"num_bins": 12} if name == "bins" else {}))
     shape = AnswerForm(tokenizer, notation, length, unit, "grounding")
-    next_scores, _ = scorer(tokenizer, peak, knows=shape.time_tokens)
+    next_scores, calls = scorer(tokenizer, peak, knows=shape.time_tokens)
     spans = []
     for (start, end), log_prob in all_moments(shape, next_scores):
         place = tuple(notation.fraction(code, length, unit) for code in (start, end))
         spans.append(((start, end), place, math.exp(log_prob)))
     told = {span: sum(share * overlap(place, other) for _, other, share in spans) for span, place, _ in spans}
     expected = sorted(told.items(), key=lambda one: -one[1])[:4]
+    calls.clear()
     found = expected_moments(shape, next_scores, top_k=4, samples=10**9)
     assert [(moment.start, moment.end) for moment, _ in found] == [span for span, _ in expected]
     assert [score for _, score in found] == pytest.approx([score for _, score in expected], rel=1e-3)
+    assert max(calls) <= TOGETHER
     apart = [tuple(round(place, 6) for place in shape.positions(moment)) for moment, _ in found]
     alone = expected_moments(shape, next_scores, top_k=1, samples=10**9)
     assert tuple(round(place, 6) for place in shape.positions(alone[0][0])) == apart[0]
