@@ -35,62 +35,7 @@ MAX_OVERLAP = 0.5  # of two that overlap more the better one is
 FRAMES, THUMB, GAP = 10, 112, 2  # of a filmstrip
 WIDTH, HEIGHT, LEFT, BOTTOM = 460, 250, 38, 26  # of a chart
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --raised: #f3f5f7; --ink: #191c20; --quiet: #59626d; --line: #dfe3e7;
-  --true: #0b7a62; --said: #c0500f; --c0: #2563c9; --c1: #c0500f; --c2: #0b7a62; --c3: #8b46c1; --c4: #96700a }
-@media (prefers-color-scheme: dark) { :root { --paper: #14161a; --raised: #20242a; --ink: #e7eaee; --quiet: #a0a9b4;
-  --line: #31363d; --true: #42c6a3; --said: #f59a5f;
-  --c0: #7aaaf7; --c1: #f59a5f; --c2: #42c6a3; --c3: #c79bf0; --c4: #dcb84a } }
-* { box-sizing: border-box }
-body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 62rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .75rem }
-h2 { font-size: 1.25rem; margin: 3rem 0 .75rem }
-h3 { font-size: 1rem; margin: 0 0 .6rem }
-p { max-width: 44rem; margin: .5rem 0 }
-.lead { font-size: 1.1rem }
-.quiet, caption, figcaption, dt, thead th { color: var(--quiet); font-size: .875rem }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; width: 100% }
-caption { text-align: left; caption-side: bottom; padding-top: .6rem }
-th, td { padding: .5rem .75rem; text-align: right; border-bottom: 1px solid var(--line); font-weight: 400;
-  font-variant-numeric: tabular-nums }
-th:first-child { text-align: left }
-thead th { border-bottom-width: 2px }
-.after :is(th, td) { font-weight: 650; background: var(--raised) }
-small { color: var(--quiet); margin-left: .4em; font-weight: 400; white-space: nowrap }
-figure { margin: 1rem 0 }
-figcaption { padding-top: .4rem }
-.charts { display: grid; gap: 2rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)) }
-.charts figure { margin: 0 }
-svg, img { display: block; width: 100% }
-img { height: auto; border-radius: 4px }
-.chart text { fill: var(--quiet); font-size: 12px }
-.chart line { stroke: var(--line) }
-.chart polyline { fill: none; stroke-width: 2; stroke-linejoin: round }
-.legend { list-style: none; display: flex; flex-wrap: wrap; gap: .1rem 1.1rem; padding: 0; margin: .3rem 0 0;
-  font-size: .875rem }
-.legend i { display: inline-block; width: .9em; height: .25em; margin-right: .4em; vertical-align: .25em }
-blockquote { margin: .75rem 0; padding: .1rem 0 .1rem 1rem; border-left: 3px solid var(--line) }
-code { font-size: .875em; overflow-wrap: anywhere }
-.query { margin: 1.75rem 0 2.5rem }
-.rows { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .35rem .75rem; align-items: center;
-  font-size: .875rem }
-.track, .heat { position: relative; height: 1.15rem; background: var(--raised); border-radius: 3px }
-.track b { position: absolute; top: 0; bottom: 0; min-width: 3px; border-radius: 3px; background: var(--said) }
-.track .true { background: var(--true) }
-.heat rect { fill: var(--said) }
-.axis { position: relative; height: 1.2rem; color: var(--quiet) }
-.axis span { position: absolute; transform: translateX(-50%); white-space: nowrap }
-.axis span:first-child { transform: none }
-.axis span:last-child { transform: translateX(-100%) }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .3rem 1.25rem }
-dt { padding-top: .1rem }
-dd { margin: 0; overflow-wrap: anywhere }
-@media (max-width: 36rem) { body { padding: 1.5rem 1rem } dl { grid-template-columns: 1fr; gap: 0 }
-  dd { margin-bottom: .5rem } th, td { padding: .5rem .25rem } small { display: block; margin: 0 }
-  .chart text { font-size: 15px } }
-"""
+STYLE = Path(__file__).with_name("report.css")
 
 
 def read(path: Path):
@@ -308,7 +253,7 @@ def page(folder: Path) -> str:
     names = sorted({name for tasks in runs.values() for name in tasks})
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Seq2Time: quickstart</title><style>{STYLE}</style></head>
+<title>Seq2Time: quickstart</title><style>{STYLE.read_text(encoding="utf-8")}</style></head>
 <body><main><h1>Seq2Time, from pictures to moments</h1>{headline(folder)}
 <h2>Both phases</h2><div class="charts">{"".join(chart(*run, top, names) for run in runs.items())}</div>
 {sequence(folder / "data")}{timelines(read(folder / "answers.json"))}{facts(folder)}</main></body></html>
