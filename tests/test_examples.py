@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dataset_scripts.items import DataError
 from dataset_scripts.sources import miniworld
+from examples import what_it_gets_wrong
+from modeling_seq2time.moments import Answer, Moment
 
 
 ROOT = Path(__file__).parents[1]
@@ -65,3 +68,52 @@ def test_evaluate(tmp_path):
     )
     assert [line.partition(":")[0] for line in told.splitlines()[-3:]] == ["r1@0.5", "miou", "f1"]
     assert told.count("whole video ") == 3 and told.count("chance ") == 3
+
+
+def test_what_it_gets_wrong(world):
+    told = said("-m", "examples.what_it_gets_wrong", "--model", MINI, "--films", str(world / "videos"))
+    assert told.splitlines()[0].endswith(": 5 films, 30 events") and len(told.splitlines()) == 6
+
+
+EVENTS = [
+    {"start": 0.0, "end": 4.0, "caption": "a red circle rises"},
+    {"start": 5.0, "end": 9.0, "caption": "a red circle gets larger"},
+    {"start": 9.0, "end": 12.0, "caption": "an orange star spins"},
+]
+
+
+def test_words_are_compared_where_an_event_is():
+    said = ((0, 4, "a red star moves up."), (5, 8, "a blue circle falls"), (0, 12, "a red ring"), (0, 4, "rises 6."))
+    told = what_it_gets_wrong.told_words([(EVENTS, Answer(Moment(*one) for one in said))])
+    assert "4 events told, 2 of them in words" in told and "; 2 are where one is" in told
+    assert told.endswith("right in colour 50%, shape 50%, action 50%")
+
+
+def test_what_only_an_action_tells_is_counted_apart():
+    found = [Answer([Moment(*span)]) for span in ((0, 4), (0, 4), (9, 12))]
+    told = what_it_gets_wrong.told_apart([(EVENTS, found)])
+    assert "50% of 2 events" in told and "100% of 1 others" in told
+
+
+def test_what_is_not_there_has_a_pair_that_nothing_has():
+    rng = what_it_gets_wrong.np.random.default_rng(0)
+    drawn = [one for _ in range(50) for one in what_it_gets_wrong.absent(EVENTS, rng)]
+    pairs = {what_it_gets_wrong.content(caption)[:2] for caption in drawn}
+    assert len(drawn) == 150 and not pairs & {("red", "circle"), ("orange", "star")} and len(pairs) > 50
+
+
+def test_scores_are_ranked_and_bounded():
+    ranked, low, high = what_it_gets_wrong.told_absent([0.6, 0.4], [0.5, 0.2])
+    assert " 75% of all pairs" in ranked
+    assert (
+        "0.3 keeps 100% of what is there, leaves out 50%" in low
+        and "0.5 keeps 50% of what is there, leaves out 50%" in high
+    )
+
+
+def test_other_captions_are_refused(tmp_path):
+    (tmp_path / "captions.jsonl").write_text('{"file": "a.mp4", "events": [{"caption": "a door opens"}]}\n', "utf-8")
+    with pytest.raises(
+        DataError, match="captions.jsonl: expected captions of the miniworld's videos, found 'a door opens'"
+    ):
+        what_it_gets_wrong.films_of(tmp_path)
