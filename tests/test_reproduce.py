@@ -154,7 +154,9 @@ def test_tables_are_trained_once_and_resumed(options, tmp_path, calls, capsys):
     assert states == ["", "", *["partial: 1 of 3 seeds"] * 2, "not run: no captions"]
     assert one["baselines"]["chance"]["miou"] > 0
     files = {path: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
-    assert {path.suffix for path in files} == {".md", ".json", ".svg"}
+    assert {path.suffix for path in files} == {".md", ".json", ".jsonl", ".svg"}
+
+    assert "coverage" in (tmp_path / "tables" / "runs.jsonl").read_text()
 
     calls.clear()
     reproduce.main(["two", "one", *options])
@@ -215,6 +217,32 @@ def test_the_plan_and_no_hours_train_nothing(plan, options, tmp_path, calls, cap
     assert not calls and (tmp_path / "tables" / "one.md").exists()
     with pytest.raises(DataError, match="expected tables of one, two, bad, or all; found three"):
         reproduce.main(["three", *options])
+
+
+def test_runs_that_are_finished_elsewhere_count(plan, file, options, tiny_folder, tmp_path, calls, capsys):
+    for seed in range(3):
+        finish(plan, "baseline", seed)
+    report.write(plan, ["one"], tmp_path / "tables")
+    finish(plan, "is", 0)
+    report.write(plan, ["two"], tmp_path / "tables")
+    known, there = tmp_path / "tables" / "runs.jsonl", tmp_path / "there"
+    assert len(known.read_text().splitlines()) == 4
+    elsewhere = Plan(file, tiny_folder(), tmp_path / "elsewhere", known=known)
+    report.write(elsewhere, ["two"], there)
+    assert all(
+        (there / name).read_bytes() == (tmp_path / "tables" / name).read_bytes() for name in ("two.md", "runs.jsonl")
+    )
+    options = [*options, "--runs", str(tmp_path / "elsewhere"), "--output", str(there)]
+    reproduce.main(["two", "--known", str(known), "--limit-hours", "0", "--seeds", "1", *options])
+    assert "1 of 2 runs are left" in capsys.readouterr().out and not calls
+    assert (there / "runs.jsonl").read_bytes() == known.read_bytes(), "also of seeds that weren't asked for"
+
+    file.write_text(file.read_text().replace("max_steps = 2", "max_steps = 3"))
+    other = Plan(file, tiny_folder(), tmp_path / "elsewhere", known=known)
+    assert not any(other.result(other.run(name, 0)) for name in ("is", "baseline")), "other runs have these names now"
+    known.write_text("{}\n")
+    with pytest.raises(DataError, match=r"runs\.jsonl: expected results of runs, .*'id'"):
+        reproduce.main(["two", "--known", str(known), *options])
 
 
 def test_without_a_finished_run_no_table_is_touched(plan, tmp_path):

@@ -33,6 +33,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base", type=Path, default=Path("examples/seq2time-mini-base"), metavar="DIR")
     parser.add_argument("--output", type=Path, default=Path("examples/reproduction"), metavar="DIR", help="of tables")
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduction"), metavar="DIR", help="of what is made")
+    parser.add_argument("--known", type=Path, metavar="JSONL", help="runs.jsonl of tables: runs finished elsewhere")
     parser.add_argument("--file", type=Path, default=FILE, metavar="TOML", help="other tables than the paper's")
     parser.add_argument("--plan", action="store_true", help="which runs there are, and hours; nothing is run")
     parser.add_argument(
@@ -98,7 +99,7 @@ def carry_out_all(plan: Plan, runs: dict[str, Run], args, tables: list[str], fai
 
 def main(arguments: list[str] | None = None):
     args = parse_arguments(arguments)
-    plan = Plan(args.file, args.base, args.runs, args.seeds)
+    plan = Plan(args.file, args.base, args.runs, args.seeds, args.known)
     known = plan.declared.tables
     tables = list(known) if args.tables == ["all"] else list(dict.fromkeys(args.tables))
     if strange := [name for name in tables if name not in known]:

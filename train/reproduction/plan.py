@@ -19,6 +19,7 @@ from train.recipe import FREE, as_run, read_recipe
 from .declared import BENCHMARKS, Declared
 
 
+RESULTS = "runs.jsonl"
 VERSION = 1  # of the runs: raise it when the same settings give other figures
 
 
@@ -44,13 +45,13 @@ class Run:
 class Plan:
     """The runs of a file's tables, from a base, and where they lie."""
 
-    def __init__(self, file: Path, base: Path, folder: Path, seeds: list[int] | None = None):
+    def __init__(self, file: Path, base: Path, folder: Path, seeds: list[int] | None = None, known: Path | None = None):
         if not (base / "config.json").is_file():
             raise DataError(f"--base {base}: expected a model's folder, with a config.json; found none")
         self.declared, self.base, self.folder = Declared(file), base, folder
         self.seeds, self.base_digest = seeds or self.declared.seeds, fingerprint(base)
         self.shown_seeds = list(dict.fromkeys([*self.declared.seeds, *self.seeds]))  # a part of them is partial
-        self.run = cache(self._run)
+        self.run, self.known = cache(self._run), read_results(known) if known else {}
 
     def data_folder(self, build: str) -> Path:
         """It tells other commands, another base and other builders apart."""
@@ -102,15 +103,19 @@ class Plan:
 
     def runs(self, tables: list[str]) -> dict[str, Run]:
         """The runs of tables, each once: of all rows with the first seed, then with the next."""
-        found = {}
         for name in tables:
             self._expect_equal(name)
-        for seed in self.seeds:
-            for name in tables:
-                for row in self.declared.tables[name].rows:
-                    if row.run:
-                        run = self.run(row.run, seed)
-                        found.setdefault(run.id, run)
+        return self._runs(tables, self.seeds)
+
+    def shown_runs(self) -> dict[str, Run]:
+        """Of all tables and of every seed that they show."""
+        return self._runs(list(self.declared.tables), self.shown_seeds)
+
+    def _runs(self, tables: list[str], seeds: list[int]) -> dict[str, Run]:
+        rows, found = [row for name in tables for row in self.declared.tables[name].rows if row.run], {}
+        for seed in seeds:
+            for run in (self.run(row.run, seed) for row in rows):
+                found.setdefault(run.id, run)
         return found
 
     def _expect_equal(self, table: str):
@@ -127,9 +132,18 @@ class Plan:
         return next(self.folder.glob(f"*-{run.id}"), self.folder / f"{run.name}-{run.seed}-{run.id}")
 
     def result(self, run: Run) -> dict | None:
-        """Of a finished run."""
+        """Of a run that is finished, here or elsewhere."""
         file = self.run_folder(run) / "result.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else self.known.get(run.id)
+
+
+def read_results(file: Path) -> dict[str, dict]:
+    """Of finished runs by their ids, as `report.write` keeps them."""
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        return {row["id"]: row for row in rows}
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: expected results of runs, as {RESULTS} beside tables has them: {error}") from error
 
 
 def as_arguments(values: dict) -> list[str]:

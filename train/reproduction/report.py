@@ -12,7 +12,7 @@ from dataset_scripts.files import atomic_writer
 from evaluation.tables import COLUMNS, TITLES
 
 from .declared import BENCHMARKS, TASK_OF, Table
-from .plan import Plan
+from .plan import RESULTS, Plan, read_results
 from .plots import plot
 
 
@@ -81,7 +81,8 @@ def paper(task: str) -> str:
 
 
 def write(plan: Plan, names: list[str], output: Path):
-    """The files of tables of which something is finished, and the index of all."""
+    """The files of tables of which something is finished, the results of runs, and the index of all."""
+    write_results(plan, output / RESULTS)
     for name in names:
         gathered = gather(plan, name)
         if gathered["finished"]:
@@ -95,6 +96,17 @@ def write(plan: Plan, names: list[str], output: Path):
     listed = "".join(_line(output, name, table) for name, table in plan.declared.tables.items())
     with atomic_writer(readme) as lines:
         lines.write(INDEX.sub(lambda found: f"{found[1]}{listed}{found[2]}", text))
+
+
+def write_results(plan: Plan, file: Path):
+    """A line for each finished run of any table: what `--known` takes. One that was there stays while its id is one."""
+    there = read_results(file) if file.is_file() else {}
+    found = [plan.result(run) or there.get(run.id) for run in plan.shown_runs().values()]
+    if any(found):
+        with atomic_writer(file) as lines:
+            for result in filter(None, found):
+                told = {name: value for name, value in result.items() if name != "settings"}  # the id stands for them
+                lines.write(json.dumps(told) + "\n")
 
 
 def _line(output: Path, name: str, table: Table) -> str:
