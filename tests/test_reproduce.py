@@ -203,6 +203,15 @@ def test_partial_rows_say_so_and_the_papers_numbers_stay_apart(plan, tmp_path):
     assert "By hand." in index.read_text() and index.read_text().count("](one.md)") == 1
 
 
+def test_a_gain_over_next_to_nothing_has_a_bound(plan, tmp_path):
+    finish(plan, "baseline", 0, f1=0.1, meteor=0.0, cider=1.0)
+    finish(plan, "is", 0, f1=10.0, meteor=10.0, cider=10.9)
+    report.write(plan, ["one"], tmp_path)
+    row = cells((tmp_path / "one.md").read_text(), "Dense captioning")[3]
+    shown = [row[f"miniature, ours (miniworld): {name}"] for name in ("F1", "METEOR", "CIDEr")]
+    assert shown == ["10.0 (over +1,000 %)", "10.0", "10.9 (+990.0 %)"]
+
+
 def test_the_plan_and_no_hours_train_nothing(plan, options, tmp_path, calls, capsys):
     finish(plan, "baseline", 0)
     options += ["--runs", str(tmp_path / "runs")]

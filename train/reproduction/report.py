@@ -17,6 +17,7 @@ from .plots import plot
 
 
 OURS = "miniature, ours (miniworld)"
+MOST = 1000  # per cent: what a gain over next to nothing is more than, says nothing
 INDEX = re.compile(r"(<!-- tables -->\n).*?(<!-- /tables -->)", re.DOTALL)
 README = """\
 # The paper's tables, in miniature
@@ -172,6 +173,8 @@ def _paper(row: dict, name: str) -> str:
 
 
 def _gain(gains: dict, name: str) -> str:
+    if gains.get(name, 0) >= MOST:
+        return f" (over +{MOST:,} %)"
     return f" ({gains[name]:+.1f} %)" if name in gains else ""
 
 
