@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dataset_scripts.command import run
 from dataset_scripts.items import DataError
 from dataset_scripts.sources import miniworld
 from dataset_scripts.sources.miniworld_drawing import ACTIONS, COLOURS, SHAPES, can
-from evaluation.run_settings import read_prompts
+from evaluation.run_settings import model_folder, read_prompts
 from modeling_seq2time.moments import Answer, overlap
+from modeling_seq2time.native_video import load
 
 
 KINDS = ("colour", "shape", "action")
@@ -119,8 +119,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--seed", type=int, default=0, help="of what isn't there (%(default)s)")
     args = parser.parse_args(arguments)
 
-    processor = AutoProcessor.from_pretrained(args.model, trust_remote_code=True)
-    model = AutoModelForImageTextToText.from_pretrained(args.model, trust_remote_code=True, dtype="float32").eval()
+    model, processor = load(model_folder(args.model), dtype="float32")
     rng, prompts = np.random.default_rng(args.seed), read_prompts(args.prompts)
     captioned, grounded, there, missing = [], [], [], []
     for film in tqdm(films_of(args.films), unit="film", disable=None):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dataset_scripts.items import DataError
@@ -96,7 +97,7 @@ def test_what_only_an_action_tells_is_counted_apart():
 
 
 def test_what_is_not_there_has_a_pair_that_nothing_has():
-    rng = what_it_gets_wrong.np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     drawn = [one for _ in range(50) for one in what_it_gets_wrong.absent(EVENTS, rng)]
     pairs = {what_it_gets_wrong.content(caption)[:2] for caption in drawn}
     assert len(drawn) == 150 and not pairs & {("red", "circle"), ("orange", "star")} and len(pairs) > 50

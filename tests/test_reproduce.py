@@ -155,7 +155,6 @@ def test_tables_are_trained_once_and_resumed(options, tmp_path, calls, capsys):
     assert one["baselines"]["chance"]["miou"] > 0
     files = {path: path.read_bytes() for path in (tmp_path / "tables").iterdir()}
     assert {path.suffix for path in files} == {".md", ".json", ".jsonl", ".svg"}
-
     assert "coverage" in (tmp_path / "tables" / "runs.jsonl").read_text()
 
     calls.clear()
