@@ -1,5 +1,6 @@
 """A table as a picture: a panel for each figure, ours above (dotted: chance), the paper's below, no axis shared."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -39,8 +40,18 @@ def plot(gathered: dict, file: Path):
             if not gathered["x"]:
                 for panel in line[1:]:
                     panel.set_yticklabels([])
+        _legend(figure, panels[0])
         with replacing(file) as part:
             figure.savefig(part, format="svg", metadata={"Date": None})
+
+
+def _legend(figure: Figure, panels: Iterable[Axes]):
+    """One of all panels, beside them, of what has a name of its own."""
+    named = {
+        label: handle for panel in panels for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    if len(named) > 1:
+        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=len(named))
 
 
 def _points(rows: list[dict], kind: str, name: str) -> list[tuple[int, dict, float, float, list[float]]]:
@@ -78,5 +89,3 @@ def _curve(panel: Axes, gathered: dict, kind: str, name: str):
     panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.minorticks_off()
     panel.set_xlabel(gathered["x"])
-    if len(lines) > 1 and found:
-        panel.legend(fontsize=6)

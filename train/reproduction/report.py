@@ -175,7 +175,7 @@ def _paper(row: dict, name: str) -> str:
 def _gain(gains: dict, name: str) -> str:
     if gains.get(name, 0) >= MOST:
         return f" (over +{MOST:,} %)"
-    return f" ({gains[name]:+.1f} %)" if name in gains else ""
+    return f" ({gains[name]:+z.1f} %)" if name in gains else ""
 
 
 def _number(name: str, value: float) -> str:
