@@ -170,11 +170,13 @@ def stopped_in_the_middle(source, output, by, *options):
         "2",
     ]
     command += ["--output", str(output), *options]
-    # Where tests run in the background, SIGINT may be ignored, and children inherit that.
-    unblock = {
-        "start_new_session": True,
-        "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    }
+
+    def listen():
+        """In the background SIGINT may be ignored, under nohup SIGHUP is, and children inherit that."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    unblock = {"start_new_session": True, "preexec_fn": listen}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **unblock)
     for _ in range(1200):
         if len(list(output.glob("*/*.parquet"))) >= 3:
